@@ -1,0 +1,132 @@
+//! The versioned header around a message.
+//!
+//! | bytes | what |
+//! | --- | --- |
+//! | 0-1 | `SY` |
+//! | 2 | wire version |
+//! | 3 | kind, see [`Kind`] |
+//! | 4 | codec: 0 none, 1 zstd |
+//! | 5-8 | length of the body before compression, big endian |
+//! | 9.. | the body: MessagePack, structs as arrays |
+
+use crate::error::{Error, Result};
+use crate::limits;
+use serde::{de::DeserializeOwned, Serialize};
+use std::io::Read;
+
+const MAGIC: [u8; 2] = *b"SY";
+const HEADER: usize = 9;
+const CODEC_NONE: u8 = 0;
+const CODEC_ZSTD: u8 = 1;
+/// Bodies below this size are not worth compressing, in bytes.
+const COMPRESS_FROM: usize = 256;
+const ZSTD_LEVEL: i32 = 1;
+
+/// What a message is. The numbers are the wire's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// Device to server: what changed for me?
+    PullRequest = 1,
+    /// Device to server: what I wrote.
+    PushRequest = 2,
+    /// Server to device: one page of a delta.
+    Delta = 3,
+    /// Server to device: what became of the batches.
+    PushReply = 4,
+    /// Server to device: send me something first, or ask again.
+    Notice = 5,
+}
+
+impl Kind {
+    const ALL: [Kind; 5] = [Kind::PullRequest, Kind::PushRequest, Kind::Delta, Kind::PushReply, Kind::Notice];
+
+    /// The name used in errors and in `apply_delta`'s answer.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::PullRequest => "pull request",
+            Kind::PushRequest => "push request",
+            Kind::Delta => "delta",
+            Kind::PushReply => "push reply",
+            Kind::Notice => "notice",
+        }
+    }
+}
+
+/// A type that travels as the body of one kind of message.
+pub trait Message: Serialize + DeserializeOwned {
+    /// The kind in the header.
+    const KIND: Kind;
+}
+
+/// The bytes of a message, compressed where it helps.
+pub fn encode<M: Message>(message: &M) -> Result<Vec<u8>> {
+    let body = rmp_serde::to_vec(message).map_err(Error::damaged)?;
+    if body.len() > limits::MESSAGE_BYTES {
+        return Err(Error::TooLarge { what: "bytes", found: body.len() as u64, limit: limits::MESSAGE_BYTES as u64 });
+    }
+    let packed = if body.len() >= COMPRESS_FROM {
+        Some(zstd::bulk::compress(&body, ZSTD_LEVEL).map_err(Error::damaged)?).filter(|p| p.len() < body.len())
+    } else {
+        None
+    };
+    let (codec, content) = match &packed {
+        Some(packed) => (CODEC_ZSTD, packed),
+        None => (CODEC_NONE, &body),
+    };
+    let mut out = Vec::with_capacity(HEADER + content.len());
+    out.extend_from_slice(&MAGIC);
+    out.extend_from_slice(&[limits::WIRE_VERSION, M::KIND as u8, codec]);
+    out.extend_from_slice(&(body.len() as u32).to_be_bytes());
+    out.extend_from_slice(content);
+    Ok(out)
+}
+
+/// The kind that the header declares; nothing else is looked at.
+pub fn kind(bytes: &[u8]) -> Result<Kind> {
+    let header = bytes.get(..HEADER).ok_or(Error::NotAMessage)?;
+    if header[..2] != MAGIC {
+        return Err(Error::NotAMessage);
+    }
+    if !(limits::WIRE_VERSION_OLDEST..=limits::WIRE_VERSION).contains(&header[2]) {
+        return Err(Error::Version(header[2]));
+    }
+    Kind::ALL.into_iter().find(|k| *k as u8 == header[3]).ok_or_else(|| Error::damaged("an unknown kind"))
+}
+
+/// Reads a message of one kind. Sizes are checked before anything is allocated, nesting before anything is decoded.
+pub fn decode<M: Message>(bytes: &[u8]) -> Result<M> {
+    let found = kind(bytes)?;
+    if found != M::KIND {
+        return Err(Error::Kind { found: found.name(), expected: M::KIND.name() });
+    }
+    let content = &bytes[HEADER..];
+    let declared = u32::from_be_bytes([bytes[5], bytes[6], bytes[7], bytes[8]]) as usize;
+    let limit = limits::MESSAGE_BYTES.min(limits::EXPANSION_FREE.max(content.len().saturating_mul(limits::EXPANSION)));
+    if declared > limit {
+        return Err(Error::TooLarge { what: "bytes", found: declared as u64, limit: limit as u64 });
+    }
+    let unpacked;
+    let body: &[u8] = match bytes[4] {
+        CODEC_NONE => content,
+        CODEC_ZSTD => {
+            let decoder = zstd::stream::read::Decoder::with_buffer(content).map_err(Error::damaged)?;
+            let mut body = Vec::with_capacity(declared);
+            // One byte more than declared, so that a longer body shows.
+            decoder.take(declared as u64 + 1).read_to_end(&mut body).map_err(Error::damaged)?;
+            unpacked = body;
+            &unpacked
+        }
+        other => return Err(Error::damaged(format_args!("codec {other} is unknown"))),
+    };
+    if body.len() != declared {
+        return Err(Error::damaged("its length is not the declared one"));
+    }
+    let mut decoder = rmp_serde::Deserializer::from_read_ref(body);
+    decoder.set_max_depth(limits::DEPTH);
+    let message = M::deserialize(&mut decoder).map_err(Error::damaged)?;
+    if !decoder.get_ref().is_empty() {
+        return Err(Error::damaged("bytes behind its end"));
+    }
+    Ok(message)
+}

@@ -1,0 +1,26 @@
+//! What the two extensions must agree on, and nothing else: bytes in, values out.
+//!
+//! # Layout
+//! - [`value`]: the five storage classes that travel, owned and borrowed
+//! - [`row`]: rows as bare MessagePack values, read and written without a copy
+//! - [`hash`]: the canonical hash of a row, content sums, tags and bucket ids
+//! - [`message`]: every message, field by field (`docs/protocol.md` explains them)
+//! - [`envelope`]: the versioned header and compression around a message
+//! - [`clock`]: the order of edits made on different devices
+//! - [`limits`], [`error`]: what is refused, and how it is said
+//!
+//! The crate is pure: no database, clock, randomness or I/O.
+#![deny(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod clock;
+pub mod envelope;
+pub mod error;
+pub mod hash;
+pub mod limits;
+pub mod message;
+pub mod row;
+pub mod value;
+
+pub use error::{Error, Result};
+pub use value::{Value, ValueRef};

@@ -1,0 +1,30 @@
+//! Numbers that both sides enforce before they allocate.
+
+/// The wire version written by this library.
+pub const WIRE_VERSION: u8 = 1;
+/// The oldest wire version read by this library (N-1, once there is one).
+pub const WIRE_VERSION_OLDEST: u8 = 1;
+
+/// A message's body after decompression, in bytes.
+pub const MESSAGE_BYTES: usize = 256 << 20;
+/// How many times larger than its compressed form a body may claim to be. zstd's own best on real rows is about 100.
+pub const EXPANSION: usize = 2_000;
+/// A body of up to this size may have any ratio, in bytes.
+pub const EXPANSION_FREE: usize = 1 << 20;
+/// Nesting of MessagePack containers. Messages nest five deep.
+pub const DEPTH: usize = 16;
+
+/// Batches in one push: the server caches 64 subtransaction ids per transaction.
+pub const BATCHES_PER_PUSH: usize = 50;
+/// Bytes of one batch on the wire; the device refuses a larger one when it is sealed.
+pub const BATCH_BYTES: usize = 64 << 20;
+/// Bytes of batches in one push, unless a single one is larger.
+pub const PUSH_BYTES: usize = 8 << 20;
+/// Columns of one table. SQLite's own default limit is 2,000, Postgres's 1,600.
+pub const COLUMNS: usize = 1_600;
+/// Bytes of one page before compression, unless a single row is larger.
+pub const PAGE_BYTES: u32 = 4 << 20;
+/// Buckets that one device may hold.
+pub const BUCKETS: usize = 1_000_000;
+/// How far ahead of the server's clock a device's edit may claim to be, in microseconds.
+pub const CLOCK_SKEW_MICROS: i64 = 5 * 60 * 1_000_000;

@@ -1,0 +1,34 @@
+//! Where the built extensions are.
+
+use std::path::{Path, PathBuf};
+
+/// The repository.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is inside the repository").to_path_buf()
+}
+
+/// A library that `./dev build` left in `target/release`, or in the folder that `PG_SYNC_LIBRARIES` names.
+pub fn library(name: &str) -> PathBuf {
+    let folder = std::env::var_os("PG_SYNC_LIBRARIES").map_or_else(|| root().join("target/release"), PathBuf::from);
+    let path = folder.join(name);
+    assert!(path.exists(), "{} is not there: run ./dev build", path.display());
+    path
+}
+
+/// The script that `CREATE EXTENSION` runs: the files of `sql/` in the order of their names.
+pub fn install_script() -> String {
+    let mut files: Vec<_> = std::fs::read_dir(root().join("sql"))
+        .expect("sql/ can be read")
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|e| e == "sql"))
+        .collect();
+    files.sort();
+    files.iter().map(|path| std::fs::read_to_string(path).expect("an install script can be read") + "\n").collect()
+}
+
+/// The extension's version, from its control file.
+pub fn version() -> String {
+    let control = std::fs::read_to_string(root().join("pg_sync/pg_sync.control")).expect("pg_sync.control can be read");
+    let line = control.lines().find(|line| line.starts_with("default_version")).expect("pg_sync.control names a default_version");
+    line.split('\'').nth(1).expect("default_version is quoted").to_owned()
+}

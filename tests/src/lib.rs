@@ -1,0 +1,18 @@
+//! What a test outside both databases needs.
+//!
+//! # Layout
+//! - [`cluster`]: a throwaway Postgres server with the extension, and databases in it
+//! - [`device`]: a SQLite file with the extension loaded, and the sync loop
+//! - [`compare`]: whether a device holds what a query on the server says
+//! - [`build`]: where the built extensions are
+//! - [`suite`]: the runner of regression and isolation files
+#![warn(missing_docs)]
+
+pub mod build;
+pub mod cluster;
+pub mod compare;
+pub mod device;
+pub mod suite;
+
+pub use cluster::{Cluster, Database};
+pub use device::{Answer, Device, User};

@@ -28,6 +28,12 @@ pub fn put(out: &mut Vec<u8>, value: ValueRef<'_>) {
     }
 }
 
+/// Appends a text given as bytes that are known to be UTF-8.
+pub fn put_text(out: &mut Vec<u8>, utf8: &[u8]) {
+    let _ = rmp::encode::write_str_len(out, utf8.len() as u32);
+    out.extend_from_slice(utf8);
+}
+
 /// Appends a row or a key.
 pub fn put_all<'a>(out: &mut Vec<u8>, values: impl IntoIterator<Item = ValueRef<'a>>) {
     for value in values {

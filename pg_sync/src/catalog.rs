@@ -1,0 +1,247 @@
+//! The catalog as pull and push read it: rules, entries, tables.
+
+use crate::error::spi;
+use crate::render::Renderer;
+use pgrx::pg_sys::Oid;
+use pgrx::prelude::*;
+use sync_shared::hash::Tag;
+use sync_shared::message::{self, ColumnDefault, EntryId};
+use sync_shared::Value;
+
+/// A table that devices may hold.
+pub struct SyncedTable {
+    pub relation: Oid,
+    /// Qualified, as SQL reads it.
+    pub name: String,
+    /// Its name on devices.
+    pub device_name: String,
+    pub tag: Tag,
+    /// In tag order, which is the order of values on the wire.
+    pub columns: Vec<SyncedColumn>,
+    /// Positions in `columns` of the primary key, in key order.
+    pub key: Vec<usize>,
+}
+
+/// A column that is sent.
+pub struct SyncedColumn {
+    pub name: String,
+    pub tag: Tag,
+    pub type_oid: Oid,
+    /// 1-based position in the primary key; 0 for other columns.
+    pub key: u16,
+    pub position: u16,
+    pub not_null: bool,
+    pub generated: bool,
+    /// The default's SQL, if it has one.
+    pub default: Option<String>,
+    /// Identity columns, of either kind.
+    pub identity: bool,
+}
+
+/// One `create_bucket`.
+pub struct Rule {
+    pub id: i32,
+    pub name: String,
+    /// None: one global bucket.
+    pub members: Option<String>,
+    pub priority: u8,
+    pub key_types: Vec<Oid>,
+    pub owner: Oid,
+    pub entries: Vec<Entry>,
+}
+
+/// One `add_table` that is not broken.
+pub struct Entry {
+    pub id: EntryId,
+    pub relation: Oid,
+    /// SQL expressions over the row.
+    pub key: Vec<String>,
+    pub filter: Option<String>,
+    /// Sums are known.
+    pub ready: bool,
+}
+
+/// The generation of the schema that devices should have.
+pub fn generation() -> i64 {
+    let n = Spi::connect(|c| c.select("SELECT n FROM sync.generation", Some(1), &[])?.first().get_one::<i64>());
+    spi("reading sync.generation", n).unwrap_or(0)
+}
+
+/// All rules with their entries, by priority and id.
+pub fn rules() -> Vec<Rule> {
+    let mut rules: Vec<Rule> = Vec::new();
+    let read = Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT r.rule_id, r.name, r.members, r.priority::int4, r.key_types::oid[], r.owner::oid,
+                    e.entry_id, e.relid::oid, e.key, e.filter, e.state = 'ready'
+             FROM sync.rule r LEFT JOIN sync.entry e ON e.rule_id = r.rule_id AND e.state <> 'broken'
+             ORDER BY r.priority, r.rule_id, e.entry_id",
+            None,
+            &[],
+        )?;
+        for row in rows {
+            let id = row.get(1)?.unwrap_or_default();
+            if rules.last().is_none_or(|r| r.id != id) {
+                rules.push(Rule {
+                    id,
+                    name: row.get(2)?.unwrap_or_default(),
+                    members: row.get(3)?,
+                    priority: row.get::<i32>(4)?.unwrap_or_default() as u8,
+                    key_types: row.get::<Vec<Oid>>(5)?.unwrap_or_default(),
+                    owner: row.get::<Oid>(6)?.unwrap_or(Oid::INVALID),
+                    entries: Vec::new(),
+                });
+            }
+            if let (Some(entry), Some(rule)) = (row.get::<i32>(7)?, rules.last_mut()) {
+                rule.entries.push(Entry {
+                    id: entry,
+                    relation: row.get::<Oid>(8)?.unwrap_or(Oid::INVALID),
+                    key: row.get::<Vec<String>>(9)?.unwrap_or_default(),
+                    filter: row.get(10)?,
+                    ready: row.get(11)?.unwrap_or(false),
+                });
+            }
+        }
+        Ok::<_, spi::Error>(())
+    });
+    spi("reading the rules", read);
+    rules
+}
+
+/// All synced tables, by tag.
+pub fn tables() -> Vec<SyncedTable> {
+    let mut tables: Vec<SyncedTable> = Vec::new();
+    let read = Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT t.relid::oid, t.device_name, t.tag, a.attname::text, s.tag, a.atttypid,
+                    coalesce(pg_catalog.array_position(i.indkey::int2[], a.attnum), -1) + 1, a.attnum::int4, a.attnotnull,
+                    a.attgenerated <> '', pg_catalog.pg_get_expr(d.adbin, d.adrelid), a.attidentity <> ''
+             FROM sync.synced_table t
+             JOIN sync.synced_column s ON s.relid = t.relid
+             JOIN pg_catalog.pg_attribute a ON a.attrelid = t.relid AND a.attnum = s.attnum AND NOT a.attisdropped
+             LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = t.relid AND d.adnum = a.attnum
+             LEFT JOIN pg_catalog.pg_index i ON i.indrelid = t.relid AND i.indisprimary
+             ORDER BY t.tag, s.tag",
+            None,
+            &[],
+        )?;
+        for row in rows {
+            let tag = row.get::<i64>(3)?.unwrap_or_default() as Tag;
+            if tables.last().is_none_or(|t| t.tag != tag) {
+                let relation = row.get::<Oid>(1)?.unwrap_or(Oid::INVALID);
+                tables.push(SyncedTable {
+                    relation,
+                    name: crate::expr::relation_name(relation),
+                    device_name: row.get(2)?.unwrap_or_default(),
+                    tag,
+                    columns: Vec::new(),
+                    key: Vec::new(),
+                });
+            }
+            let column = SyncedColumn {
+                name: row.get(4)?.unwrap_or_default(),
+                tag: row.get::<i64>(5)?.unwrap_or_default() as Tag,
+                type_oid: row.get::<Oid>(6)?.unwrap_or(Oid::INVALID),
+                key: row.get::<i32>(7)?.unwrap_or_default() as u16,
+                position: row.get::<i32>(8)?.unwrap_or_default() as u16,
+                not_null: row.get(9)?.unwrap_or(false),
+                generated: row.get(10)?.unwrap_or(false),
+                default: row.get(11)?,
+                identity: row.get(12)?.unwrap_or(false),
+            };
+            if let Some(table) = tables.last_mut() {
+                table.columns.push(column);
+            }
+        }
+        Ok::<_, spi::Error>(())
+    });
+    spi("reading the synced tables", read);
+    for table in &mut tables {
+        let mut key: Vec<usize> = (0..table.columns.len()).filter(|&i| table.columns[i].key > 0).collect();
+        key.sort_by_key(|&i| table.columns[i].key);
+        table.key = key;
+    }
+    tables
+}
+
+/// The schema as devices get it.
+pub fn schema(tables: &[SyncedTable]) -> message::Schema {
+    message::Schema { generation: generation(), tables: tables.iter().map(device_table).collect() }
+}
+
+fn device_table(table: &SyncedTable) -> message::Table {
+    let columns = table.columns.iter().map(|c| {
+        let renderer = Renderer::new(c.type_oid);
+        let (default, literal) = device_default(c, &renderer);
+        message::Column {
+            name: c.name.clone(),
+            tag: c.tag,
+            affinity: renderer.affinity(),
+            pg_type: crate::render::type_name(c.type_oid),
+            key: c.key,
+            position: c.position,
+            not_null: c.not_null && !c.generated && !c.identity,
+            generated: c.generated,
+            default,
+            literal,
+        }
+    });
+    message::Table { name: table.device_name.clone(), tag: table.tag, columns: columns.collect(), indexes: indexes(table) }
+}
+
+/// Defaults that a device can compute to the same effect; any other is left to the server.
+fn device_default(column: &SyncedColumn, renderer: &Renderer) -> (ColumnDefault, Value) {
+    let Some(sql) = column.default.as_deref().filter(|_| !column.generated) else { return (ColumnDefault::Nothing, Value::Null) };
+    match sql {
+        "gen_random_uuid()" | "uuid_generate_v4()" | "extensions.uuid_generate_v4()" => (ColumnDefault::Uuid, Value::Null),
+        "now()" | "CURRENT_TIMESTAMP" | "CURRENT_DATE" | "LOCALTIMESTAMP" | "clock_timestamp()" | "statement_timestamp()"
+            if renderer.is_time() =>
+        {
+            (ColumnDefault::Now, Value::Null)
+        }
+        "true" => (ColumnDefault::Literal, Value::Integer(1)),
+        "false" => (ColumnDefault::Literal, Value::Integer(0)),
+        _ => match literal(sql) {
+            Some(value) => (ColumnDefault::Literal, value),
+            None => (ColumnDefault::Nothing, Value::Null),
+        },
+    }
+}
+
+/// `42`, or `'text'::text` without anything behind the cast.
+fn literal(sql: &str) -> Option<Value> {
+    if let Ok(integer) = sql.parse() {
+        return Some(Value::Integer(integer));
+    }
+    let (quoted, cast) = sql.strip_prefix('\'')?.rsplit_once("'::")?;
+    let is_text = ["text", "character varying", "jsonb", "json"].contains(&cast);
+    (is_text && !quoted.replace("''", "").contains('\'')).then(|| Value::Text(quoted.replace("''", "'")))
+}
+
+/// Secondary indexes over plain, sent columns.
+fn indexes(table: &SyncedTable) -> Vec<Vec<u16>> {
+    let read = Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT (SELECT pg_catalog.array_agg(s.tag ORDER BY k.n)
+                     FROM pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, n)
+                     LEFT JOIN sync.synced_column s ON s.relid = i.indrelid AND s.attnum = k.attnum)
+             FROM pg_catalog.pg_index i
+             WHERE i.indrelid = $1 AND NOT i.indisprimary AND i.indisvalid AND i.indexprs IS NULL AND i.indpred IS NULL
+             ORDER BY i.indexrelid",
+            None,
+            &[table.relation.into()],
+        )?;
+        let mut indexes = Vec::new();
+        for row in rows {
+            let tags = row.get::<Vec<Option<i64>>>(1)?.unwrap_or_default();
+            let positions: Option<Vec<u16>> = tags
+                .iter()
+                .map(|tag| table.columns.iter().position(|c| Some(i64::from(c.tag)) == *tag).map(|p| p as u16))
+                .collect();
+            indexes.extend(positions.filter(|p| !p.is_empty()));
+        }
+        indexes.dedup();
+        Ok::<_, spi::Error>(indexes)
+    });
+    spi("reading indexes", read)
+}

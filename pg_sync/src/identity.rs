@@ -1,0 +1,124 @@
+//! Who asks. Any SQL user can set `request.jwt.claims`, so they count only where the session itself may be believed.
+#![allow(unsafe_code)]
+
+use crate::error::raise;
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+use pgrx::JsonB;
+use serde_json::Value as Json;
+use std::cell::RefCell;
+use std::ffi::CStr;
+
+thread_local! {
+    /// While members are evaluated for a subscription: its parameters.
+    static PARAMS: RefCell<Vec<(String, String)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The session user's claims, if they may be believed.
+pub fn believed_claims() -> Option<Json> {
+    // SAFETY: look-ups of the session's user and of a role by name.
+    let believed = unsafe {
+        let session = pg_sys::GetSessionUserId();
+        let transport = pg_sys::get_role_oid(c"sync_transport".as_ptr(), true);
+        pg_sys::superuser_arg(session) || (transport != pg_sys::InvalidOid && pg_sys::is_member_of_role(session, transport))
+    };
+    if !believed {
+        return None;
+    }
+    let text = setting(c"request.jwt.claims").filter(|t| !t.is_empty())?;
+    match serde_json::from_str(&text) {
+        Ok(claims @ Json::Object(_)) => Some(claims),
+        _ => raise(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            "request.jwt.claims is not a JSON object: the transport must set it to the verified token's claims",
+        ),
+    }
+}
+
+fn setting(name: &CStr) -> Option<String> {
+    // SAFETY: returns NULL or a C string that stays valid until the setting changes; it is copied at once.
+    unsafe {
+        let value = pg_sys::GetConfigOption(name.as_ptr(), true, false);
+        (!value.is_null()).then(|| CStr::from_ptr(value).to_string_lossy().into_owned())
+    }
+}
+
+/// The asking user: the claim `sub`, else the name of the role outside of any SECURITY DEFINER function.
+pub fn asking_user() -> String {
+    if let Some(claims) = believed_claims() {
+        return match claims.get("sub") {
+            Some(Json::String(sub)) if !sub.is_empty() => sub.clone(),
+            Some(Json::Number(sub)) => sub.to_string(),
+            _ => raise(
+                PgSqlErrorCode::ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION,
+                "the claims name no user: \"sub\" is missing or empty",
+            ),
+        };
+    }
+    // SAFETY: the outer user always exists; the name is copied.
+    unsafe { CStr::from_ptr(pg_sys::GetUserNameFromId(pg_sys::GetOuterUserId(), false)).to_string_lossy().into_owned() }
+}
+
+/// The role that push writes as: the claim `role` if the session may take it, else the role outside of this function.
+pub fn writing_role() -> pg_sys::Oid {
+    // SAFETY: look-ups of roles.
+    unsafe {
+        let outer = pg_sys::GetOuterUserId();
+        let Some(Json::String(role)) = believed_claims().and_then(|mut c| c.get_mut("role").map(Json::take)) else {
+            return outer;
+        };
+        let Ok(name) = std::ffi::CString::new(role.as_str()) else { error!("the claim role contains NUL") };
+        let oid = pg_sys::get_role_oid(name.as_ptr(), true);
+        if oid == pg_sys::InvalidOid || !pg_sys::is_member_of_role(pg_sys::GetSessionUserId(), oid) {
+            raise(
+                PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+                format!("the claims ask for role \"{role}\", which this session may not take: GRANT it to the transport's role"),
+            );
+        }
+        oid
+    }
+}
+
+/// Runs `f` with `sync.param()` answering from `params`.
+pub fn with_params<R>(params: &[(String, String)], f: impl FnOnce() -> R) -> R {
+    /// Clears the parameters also when an ERROR unwinds.
+    struct Clear;
+    impl Drop for Clear {
+        fn drop(&mut self) {
+            PARAMS.with(|p| p.borrow_mut().clear());
+        }
+    }
+    let _clear = Clear;
+    PARAMS.with(|p| *p.borrow_mut() = params.to_vec());
+    f()
+}
+
+/// Runs `f` as `role`, unable to change to another or to leave anything behind. An ERROR restores the user with the
+/// (sub)transaction.
+pub fn as_role<R>(role: pg_sys::Oid, f: impl FnOnce() -> R) -> R {
+    // SAFETY: the previous state is put back; on ERROR the (sub)transaction's abort does it.
+    unsafe {
+        let (mut user, mut security) = (pg_sys::InvalidOid, 0);
+        pg_sys::GetUserIdAndSecContext(&mut user, &mut security);
+        let restricted = pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION;
+        pg_sys::SetUserIdAndSecContext(role, security | restricted as i32);
+        let result = f();
+        pg_sys::SetUserIdAndSecContext(user, security);
+        result
+    }
+}
+
+#[pg_extern(stable)]
+fn claims() -> Option<JsonB> {
+    believed_claims().map(JsonB)
+}
+
+#[pg_extern(stable)]
+fn user_id() -> String {
+    asking_user()
+}
+
+#[pg_extern(stable, strict)]
+fn param(name: &str) -> Option<String> {
+    PARAMS.with(|p| p.borrow().iter().find(|(n, _)| n == name).map(|(_, value)| value.clone()))
+}

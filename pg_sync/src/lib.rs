@@ -1,0 +1,24 @@
+//! pg_sync: the Postgres half. `CREATE EXTENSION pg_sync` runs the files in `sql/`; this crate holds what they call.
+//!
+//! # Layout
+//! - [`rules`], [`expr`]: create_bucket, add_table, and the expressions they are given
+//! - [`capture`]: triggers -> op log
+//! - [`render`], [`calendar`]: Postgres values <-> wire values, the same for capture, pull and push
+//! - [`identity`]: who asks
+//! - [`snapshot`]: what a cursor is, and whether it belongs to this history
+//! - [`pull`]: op log and tables -> delta
+//! - [`push`]: batches -> tables
+//!
+//! Bytes from a client go decode -> decide -> write; every message type is in `sync_shared::message`.
+#![deny(unsafe_code)]
+
+mod calendar;
+mod capture;
+mod catalog;
+mod error;
+mod expr;
+mod identity;
+mod render;
+mod rules;
+
+::pgrx::pg_module_magic!(name, version);

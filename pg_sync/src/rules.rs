@@ -1,0 +1,75 @@
+//! The native halves of `sync.create_bucket` and `sync.add_table`: they read SQL under the caller's search_path and hand it on with
+//! every name qualified.
+
+use crate::expr::{qualified_query, relation_name, Expressions, Purpose};
+use crate::render::type_name;
+use pgrx::datum::DatumWithOid;
+use pgrx::pg_sys::Oid;
+use pgrx::prelude::*;
+
+fn run(sql: &str, arguments: &[DatumWithOid]) {
+    if let Err(e) = Spi::run_with_args(sql, arguments) {
+        error!("sync: {e}");
+    }
+}
+
+#[pg_extern]
+fn create_bucket(name: Option<String>, members: Option<String>, priority: Option<i32>) {
+    let name = name.unwrap_or_default();
+    let members = members.map(|text| qualified_query(&name, &text));
+    run("SELECT sync.put_rule($1, $2, $3)", &[name.into(), members.into(), priority.into()]);
+}
+
+#[pg_extern]
+fn add_table(
+    bucket: Option<String>,
+    table: Option<Oid>,
+    key: Option<String>,
+    filter: Option<String>,
+    columns: Option<Vec<String>>,
+) {
+    let Some(bucket) = bucket else { error!("add_table needs the name of a rule: see sync.create_bucket") };
+    let Some(table) = table else { error!("rule \"{bucket}\": add_table needs a table") };
+    let (key_sql, key_types) = match &key {
+        None => (vec![], vec![]),
+        Some(text) => {
+            let key = Expressions::parse(&bucket, table, Purpose::Key, text);
+            (key.to_sql(), key.types())
+        }
+    };
+    let filter_sql = filter.map(|text| Expressions::parse(&bucket, table, Purpose::Filter, &text).to_sql().remove(0));
+    run(
+        "SELECT sync.put_entry($1, $2::pg_catalog.regclass, $3, $4::pg_catalog.regtype[], $5, $6::pg_catalog.name[])",
+        &[bucket.into(), table.into(), key_sql.into(), key_types.into(), filter_sql.into(), columns.into()],
+    );
+}
+
+/// Runs the members once, with nobody asking: a wrong number of columns or an impossible cast shows here and not at a pull.
+#[pg_extern]
+fn check_members(rule: String, members: Option<String>, types: Vec<Oid>) {
+    let Some(members) = members else { return };
+    let sql = format!("SELECT * FROM ({}) AS m LIMIT 0", members_query(&members, &types));
+    // PL/pgSQL's EXCEPTION would cost the error its position; the rule is named by the context line instead.
+    let _context = rule;
+    if let Err(e) = Spi::connect(|client| client.select(&sql, None, &[]).map(|_| ())) {
+        error!("rule \"{_context}\": members: {e}");
+    }
+}
+
+/// Members with their columns cast to the key's types: `k1, k2, ...`.
+pub fn members_query(members: &str, types: &[Oid]) -> String {
+    let names: Vec<String> = (1..=types.len()).map(|i| format!("k{i}")).collect();
+    let casts: Vec<String> =
+        types.iter().zip(&names).map(|(t, name)| format!("m.{name}::{0} AS {name}", type_name(*t))).collect();
+    format!("SELECT DISTINCT {} FROM ({members}) AS m({})", casts.join(", "), names.join(", "))
+}
+
+#[pg_extern(immutable, strict, parallel_safe)]
+fn tag(first_name: &str) -> i64 {
+    i64::from(sync_shared::hash::tag(first_name))
+}
+
+/// For errors: how a table is called.
+pub fn table_label(relation: Oid) -> String {
+    relation_name(relation)
+}

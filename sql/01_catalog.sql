@@ -1,0 +1,176 @@
+-- What pg_sync knows: rules, tables, the op log, devices. Everything lives in the schema `sync`.
+\echo Use "CREATE EXTENSION pg_sync" to load this file. \quit
+
+DO $$
+BEGIN
+    IF pg_catalog.current_setting('server_encoding') OPERATOR(pg_catalog.<>) 'UTF8' THEN
+        RAISE EXCEPTION 'pg_sync needs a database in UTF8, this one is in %', pg_catalog.current_setting('server_encoding')
+            USING HINT = 'Create the database with ENCODING ''UTF8''.';
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) 'sync_admin') THEN
+        CREATE ROLE sync_admin NOLOGIN;
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) 'sync_transport') THEN
+        CREATE ROLE sync_transport NOLOGIN;
+    END IF;
+END
+$$;
+
+CREATE SCHEMA sync;
+COMMENT ON SCHEMA sync IS 'pg_sync: offline-first copies of rows in SQLite files.';
+
+-- Rules ---------------------------------------------------------------------------------------------------------------------
+
+CREATE TABLE sync.rule (
+    rule_id   integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name      text NOT NULL UNIQUE,
+    members   text,
+    priority  smallint NOT NULL,
+    key_types pg_catalog.regtype[],
+    owner     pg_catalog.regrole NOT NULL
+);
+COMMENT ON TABLE sync.rule IS 'One create_bucket each: which users hold which buckets.';
+COMMENT ON COLUMN sync.rule.members IS 'The query for the keys that a user may hold, with every name qualified. NULL: one global bucket.';
+COMMENT ON COLUMN sync.rule.key_types IS 'Types of the key, from the first add_table; the members'' columns are cast to them.';
+COMMENT ON COLUMN sync.rule.owner IS 'Members and pulls run with the rights of this role.';
+
+CREATE TABLE sync.synced_table (
+    relid       pg_catalog.regclass PRIMARY KEY,
+    tag         bigint NOT NULL UNIQUE,
+    device_name text NOT NULL UNIQUE,
+    columns     name[]
+);
+COMMENT ON TABLE sync.synced_table IS 'Tables that occur in at least one rule.';
+COMMENT ON COLUMN sync.synced_table.tag IS 'Identifies the table for ever, also after it was renamed (4 bytes, unsigned).';
+COMMENT ON COLUMN sync.synced_table.columns IS 'The columns that are sent. NULL: all, also those added later.';
+
+CREATE TABLE sync.synced_column (
+    relid  pg_catalog.oid NOT NULL REFERENCES sync.synced_table ON DELETE CASCADE,
+    attnum smallint NOT NULL,
+    tag    bigint NOT NULL,
+    PRIMARY KEY (relid, attnum),
+    UNIQUE (relid, tag)
+);
+COMMENT ON TABLE sync.synced_column IS 'The tag of each column that is sent, assigned once from the column''s first name.';
+
+CREATE TABLE sync.entry (
+    entry_id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    rule_id  integer NOT NULL REFERENCES sync.rule,
+    relid    pg_catalog.regclass NOT NULL REFERENCES sync.synced_table,
+    key      text[] NOT NULL,
+    filter   text,
+    state    text NOT NULL DEFAULT 'building' CHECK (state IN ('building', 'ready', 'broken')),
+    problem  text
+);
+COMMENT ON TABLE sync.entry IS 'One add_table each. A changed entry gets a new id, and so is sent again whole.';
+COMMENT ON COLUMN sync.entry.key IS 'Expressions over the row that make the bucket''s key, with every name qualified.';
+COMMENT ON COLUMN sync.entry.state IS 'building: rows are served, sums not yet; ready; broken: not served, see problem.';
+CREATE INDEX entry_rule ON sync.entry (rule_id);
+CREATE INDEX entry_table ON sync.entry (relid);
+
+CREATE TABLE sync.generation (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    n   bigint NOT NULL
+);
+COMMENT ON TABLE sync.generation IS 'Counts changes of the schema that devices have.';
+INSERT INTO sync.generation (n) VALUES (1);
+
+-- Op log ---------------------------------------------------------------------------------------------------------------------
+
+CREATE TABLE sync.op (
+    bucket  uuid NOT NULL,
+    xid     xid8 NOT NULL,
+    hash    bigint NOT NULL,
+    at      bigint NOT NULL,
+    changed bigint NOT NULL,
+    op_id   integer NOT NULL,
+    entry   integer NOT NULL,
+    n       smallint NOT NULL,
+    key     bytea NOT NULL
+);
+COMMENT ON TABLE sync.op IS 'Which rows entered, changed in, or left which bucket: the changes of one lease, and no row data.';
+COMMENT ON COLUMN sync.op.xid IS 'The top-level transaction: what a snapshot lists.';
+COMMENT ON COLUMN sync.op.hash IS 'New row hash minus old row hash (wrapping): sums need no order.';
+COMMENT ON COLUMN sync.op.at IS 'When the row was edited, microseconds since 1970: on the device for pushed rows.';
+COMMENT ON COLUMN sync.op.changed IS 'One bit per column, in tag order, the 63rd and later in the last bit; -1 for rows that enter or leave.';
+COMMENT ON COLUMN sync.op.op_id IS 'Counts the ops of one transaction.';
+COMMENT ON COLUMN sync.op.n IS 'Rows that entered the bucket: 1, 0 or -1.';
+CREATE INDEX op_bucket ON sync.op (bucket, xid, op_id);
+ALTER TABLE sync.op SET (autovacuum_vacuum_insert_scale_factor = 0.05);
+
+CREATE TABLE sync.base (
+    bucket uuid NOT NULL,
+    entry  integer NOT NULL,
+    sum    bigint NOT NULL,
+    count  bigint NOT NULL,
+    PRIMARY KEY (bucket, entry)
+);
+COMMENT ON TABLE sync.base IS 'Sum and count of a part''s rows without the ops that are still in the log.';
+
+CREATE TABLE sync.horizon (
+    one   boolean PRIMARY KEY DEFAULT true CHECK (one),
+    xid   xid8 NOT NULL
+);
+COMMENT ON TABLE sync.horizon IS 'Ops of transactions before this one are no longer in the log.';
+INSERT INTO sync.horizon (xid) VALUES ('0');
+
+CREATE TABLE sync.checkpoint (
+    at   timestamptz PRIMARY KEY,
+    xmin xid8 NOT NULL
+);
+COMMENT ON TABLE sync.checkpoint IS 'Recorded by maintain: the oldest transaction still running at that time.';
+
+CREATE TABLE sync.mark (
+    id     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    random uuid NOT NULL,
+    at     timestamptz NOT NULL
+);
+COMMENT ON TABLE sync.mark IS 'Random witnesses of this history: a cursor names the last one it has seen.';
+
+-- Devices -------------------------------------------------------------------------------------------------------------------
+
+CREATE TABLE sync.device (
+    device      uuid PRIMARY KEY,
+    user_id     text NOT NULL,
+    last_number bigint NOT NULL DEFAULT 0,
+    last_random uuid,
+    registered  timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    seen        timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    revoked     timestamptz
+);
+COMMENT ON TABLE sync.device IS 'Devices that have pushed at least once.';
+
+CREATE TABLE sync.batch (
+    device  uuid NOT NULL REFERENCES sync.device ON DELETE CASCADE,
+    number  bigint NOT NULL,
+    random  uuid NOT NULL UNIQUE,
+    xid     xid8 NOT NULL,
+    user_id text NOT NULL,
+    edited  timestamptz NOT NULL,
+    pushed  timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    verdict text NOT NULL CHECK (verdict IN ('accepted', 'merged', 'rejected')),
+    code    text NOT NULL DEFAULT '',
+    message text NOT NULL DEFAULT '',
+    subject text NOT NULL DEFAULT '',
+    content bytea,
+    PRIMARY KEY (device, number)
+);
+COMMENT ON TABLE sync.batch IS 'What became of each batch that devices pushed.';
+COMMENT ON COLUMN sync.batch.content IS 'The whole batch as it was sent, for merged and rejected ones.';
+CREATE INDEX batch_xid ON sync.batch (xid);
+
+CREATE TABLE sync.conflict (
+    conflict_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    device      uuid NOT NULL,
+    number      bigint NOT NULL,
+    relid       pg_catalog.regclass NOT NULL,
+    key         jsonb NOT NULL,
+    column_name text,
+    base        jsonb,
+    theirs      jsonb,
+    mine        jsonb,
+    result      jsonb,
+    reason      text NOT NULL,
+    at          timestamptz NOT NULL DEFAULT pg_catalog.now()
+);
+COMMENT ON TABLE sync.conflict IS 'Conflicts that push decided, with every version, until somebody discards them.';

@@ -1,0 +1,56 @@
+-- Capture: native statement triggers whose argument carries the whole definition, so that a writer with an older snapshot
+-- captures by the rule that its trigger belongs to.
+
+CREATE FUNCTION sync.capture() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'sync_capture';
+COMMENT ON FUNCTION sync.capture() IS 'Appends to the op log what a statement did to the buckets of a table.';
+
+-- The trigger's argument for one relation: a synced table, or a partition of one.
+CREATE FUNCTION sync.capture_definition(rel regclass, root regclass) RETURNS text
+    LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'capture_definition_wrapper';
+COMMENT ON FUNCTION sync.capture_definition(regclass, regclass) IS 'What the capture triggers of a relation need to know, as JSON.';
+
+CREATE FUNCTION sync.install_capture(root regclass) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    rel regclass;
+    definition text;
+    event record;
+BEGIN
+    PERFORM set_config('sync.in_ddl', 'on', true);
+    FOR rel IN SELECT root UNION SELECT p.relid FROM pg_partition_tree(root) p LOOP
+        definition := sync.capture_definition(rel, root);
+        FOR event IN
+            SELECT * FROM (VALUES
+                ('insert', 'AFTER INSERT', 'REFERENCING NEW TABLE AS sync_new'),
+                ('update', 'AFTER UPDATE', 'REFERENCING OLD TABLE AS sync_old NEW TABLE AS sync_new'),
+                ('delete', 'AFTER DELETE', 'REFERENCING OLD TABLE AS sync_old'),
+                ('truncate', 'BEFORE TRUNCATE', '')) AS e (name, moment, referencing)
+        LOOP
+            EXECUTE format('CREATE OR REPLACE TRIGGER sync_capture_%s %s ON %s %s FOR EACH STATEMENT EXECUTE FUNCTION sync.capture(%L)',
+                event.name, event.moment, rel, event.referencing, definition);
+            EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER sync_capture_%s', rel, event.name);
+        END LOOP;
+    END LOOP;
+    PERFORM set_config('sync.in_ddl', 'off', true);
+END
+$$;
+COMMENT ON FUNCTION sync.install_capture(regclass) IS 'Creates or replaces the capture triggers of a table and its partitions.';
+
+CREATE FUNCTION sync.remove_capture(root regclass) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    t record;
+BEGIN
+    PERFORM set_config('sync.in_ddl', 'on', true);
+    FOR t IN
+        SELECT g.tgname, g.tgrelid::regclass AS rel FROM pg_trigger g
+        WHERE g.tgfoid = 'sync.capture()'::regprocedure
+            AND (g.tgrelid = root OR g.tgrelid IN (SELECT p.relid FROM pg_partition_tree(root) p))
+    LOOP
+        EXECUTE format('DROP TRIGGER %I ON %s', t.tgname, t.rel);
+    END LOOP;
+    PERFORM set_config('sync.in_ddl', 'off', true);
+END
+$$;
+COMMENT ON FUNCTION sync.remove_capture(regclass) IS 'Drops the capture triggers of a table and its partitions.';

@@ -4,7 +4,7 @@ use pgrx::prelude::*;
 
 /// Raises a Postgres ERROR. The message names the object and says what to do.
 pub fn raise(code: PgSqlErrorCode, message: impl Into<String>) -> ! {
-    ereport!(ERROR, code, message.into())
+    ereport!(ERROR, code, message.into());
 }
 
 /// Unwraps the result of an SPI call; `doing` says what failed.

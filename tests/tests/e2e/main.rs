@@ -1,3 +1,12 @@
 //! End to end: one Postgres server with the extension, devices with theirs, and nothing between them but bytes.
 
 mod basics;
+mod crash;
+mod docs;
+mod hostile;
+mod lists;
+mod offline;
+mod pull;
+mod push;
+mod statements;
+mod types;

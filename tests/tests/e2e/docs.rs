@@ -1,1 +1,53 @@
-//! What the documents say, executed.
+//! What the documents say, executed: blocks marked `-- Postgres` on a server, blocks marked `-- SQLite` on a device that synced.
+
+use sync_tests::build::root;
+use sync_tests::{Cluster, Device};
+
+/// The SQL blocks of a document in order: whether it is the device's, and the SQL.
+fn blocks(document: &str) -> Vec<(bool, String)> {
+    let text = std::fs::read_to_string(root().join(document)).expect("the document");
+    let fenced = text.split("```").skip(1).step_by(2);
+    fenced
+        .filter_map(|block| block.strip_prefix("sql\n"))
+        .map(|sql| (sql.starts_with("-- SQLite"), sql.to_owned()))
+        .inspect(|(device, sql)| assert!(*device || sql.starts_with("-- Postgres"), "{document}: say whose SQL this is: {sql}"))
+        .collect()
+}
+
+/// Runs a document's blocks in a database without the extension, which the document installs itself.
+fn run(document: &str) -> (Device, postgres::Client) {
+    let cluster = Cluster::shared();
+    let database = cluster.database();
+    let mut server = database.connect();
+    server.batch_execute("DROP EXTENSION pg_sync").expect("the document installs it");
+    let device = Device::new("ann");
+    for (on_device, sql) in blocks(document) {
+        if on_device {
+            device.sync(&mut server);
+            device.run(&sql);
+        } else {
+            server.batch_execute(&sql).unwrap_or_else(|e| panic!("{document}: {}\nin {sql}", sync_tests::cluster::describe(&e)));
+        }
+    }
+    (device, server)
+}
+
+#[test]
+fn the_documents_tour_in_the_readme_does_what_it_says() {
+    let (device, mut server) = run("README.md");
+    let tasks = sync_tests::compare::server_rows(&mut server, "SELECT body, done FROM task ORDER BY body");
+    assert_eq!(tasks, [["Bread", "f"], ["Milk", "t"]]);
+    assert_eq!(device.rows("SELECT code FROM sync_rejected"), [["23514"]]);
+}
+
+#[test]
+fn the_documents_about_operations_do_what_they_say() {
+    run("docs/operations.md");
+}
+
+#[test]
+fn the_documents_example_application_installs() {
+    let database = Cluster::shared().database();
+    database.run("DROP EXTENSION pg_sync");
+    database.run(&std::fs::read_to_string(root().join("sql/examples/one.sql")).expect("the example"));
+}

@@ -1,9 +1,11 @@
 //! Progress, times and tables on the terminal.
 
 use postgres::Client;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{IsTerminal, Write};
 use std::time::Instant;
 use sync_shared::envelope::{self, Kind};
+use sync_shared::hash::ContentSum;
 use sync_shared::message::Delta;
 use sync_tests::device::server_pull;
 use sync_tests::Device;
@@ -75,10 +77,48 @@ fn bar(name: &str, done: u64, all: u64) {
     }
 }
 
-/// Prints the buckets of a device with the sums on both sides. Returns whether they agree.
+/// Sum and count of a rule's rows, on the device and on the server.
+#[derive(Default)]
+struct Holding {
+    buckets: BTreeSet<Vec<u8>>,
+    device: ContentSum,
+    server: ContentSum,
+}
+
+/// Prints what a device holds, with the sums on both sides: the device's over the values that it has stored, the server's
+/// kept by its capture triggers. Returns whether they agree.
 pub fn holdings(name: &str, device: &Device, server: &mut Client) -> bool {
-    let _ = (name, device, server);
-    true
+    let mut rules: BTreeMap<String, Holding> = BTreeMap::new();
+    const PARTS: &str = "SELECT b.rule, b.bucket, p.entry, p.sum, p.count FROM sync_part p JOIN sync_bucket b ON b.id = p.bucket";
+    let mut parts = device.connection().prepare(PARTS).expect("what the device holds");
+    let mut parts = parts.query([]).expect("what the device holds");
+    while let Some(part) = parts.next().expect("what the device holds") {
+        let (rule, bucket, entry): (String, Vec<u8>, i32) = (part.get_unwrap(0), part.get_unwrap(1), part.get_unwrap(2));
+        let holding = rules.entry(rule).or_default();
+        add(&mut holding.device, part.get_unwrap(3), part.get_unwrap(4));
+        for row in server.query(KEPT, &[&bucket, &entry]).expect("what the server has summed") {
+            add(&mut holding.server, row.get(0), row.get(1));
+        }
+        holding.buckets.insert(bucket);
+    }
+    println!("  {name:<4} {:<14}{:>8}{:>10}   {:<18}{:<18}", "rule", "buckets", "rows", "sum on device", "sum on server");
+    for (rule, holding) in &rules {
+        let (count, rows) = (holding.buckets.len(), number(holding.device.count as u64));
+        let (here, there) = (holding.device.sum, holding.server.sum);
+        let mark = if holding.device == holding.server { "same" } else { "DIFFERENT" };
+        println!("       {rule:<14}{count:>8}{rows:>10}   {here:016x}  {there:016x}  {mark}");
+    }
+    rules.values().all(|holding| holding.device == holding.server)
+}
+
+/// What is folded into the base, and what is still in the log.
+const KEPT: &str = "
+    SELECT sum, count FROM sync.base WHERE bucket = encode($1, 'hex')::uuid AND entry = $2
+    UNION ALL SELECT hash, n::bigint FROM sync.op WHERE bucket = encode($1, 'hex')::uuid AND entry = $2";
+
+fn add(to: &mut ContentSum, sum: i64, count: i64) {
+    to.sum = to.sum.wrapping_add(sum);
+    to.count += count;
 }
 
 /// 1234567 as `1,234,567`.

@@ -134,6 +134,12 @@ impl Expressions {
     }
 }
 
+/// A capture trigger's expressions as SQL, with the columns' present names.
+#[pg_extern(stable, strict)]
+fn expression_sql(relation: pg_sys::Oid, nodes: &str) -> Vec<String> {
+    Expressions { list: from_string(nodes), relation }.to_sql()
+}
+
 /// Reads what [`Expressions::to_node_string`] wrote, into the current memory context.
 pub fn from_string(nodes: &str) -> *mut pg_sys::List {
     let Ok(nodes) = CString::new(nodes) else { error!("sync: a stored expression contains NUL") };

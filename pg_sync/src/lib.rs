@@ -18,7 +18,11 @@ mod catalog;
 mod error;
 mod expr;
 mod identity;
+mod pull;
+mod query;
 mod render;
 mod rules;
+mod snapshot;
+mod verify;
 
 ::pgrx::pg_module_magic!(name, version);

@@ -9,7 +9,9 @@ use sync_shared::message::Affinity;
 use sync_shared::{row, Value, ValueRef};
 
 /// Settings that text forms depend on. `pg_temp` last, or a temporary object could stand in for a catalog's.
-const PINS: [(&CStr, &CStr); 7] = [
+/// Rows that a policy hides from a rule's owner are an error, never silently missing.
+const PINS: [(&CStr, &CStr); 8] = [
+    (c"row_security", c"off"),
     (c"search_path", c"pg_catalog, pg_temp"),
     (c"TimeZone", c"UTC"),
     (c"DateStyle", c"ISO, YMD"),

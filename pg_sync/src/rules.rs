@@ -1,7 +1,7 @@
 //! The native halves of `sync.create_bucket` and `sync.add_table`: they read SQL under the caller's search_path and hand it on with
 //! every name qualified.
 
-use crate::expr::{qualified_query, relation_name, Expressions, Purpose};
+use crate::expr::{qualified_query, Expressions, Purpose};
 use crate::render::type_name;
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::Oid;
@@ -67,9 +67,4 @@ pub fn members_query(members: &str, types: &[Oid]) -> String {
 #[pg_extern(immutable, strict, parallel_safe)]
 fn tag(first_name: &str) -> i64 {
     i64::from(sync_shared::hash::tag(first_name))
-}
-
-/// For errors: how a table is called.
-pub fn table_label(relation: Oid) -> String {
-    relation_name(relation)
 }

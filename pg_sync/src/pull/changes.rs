@@ -1,0 +1,142 @@
+//! What the log says happened in known buckets: only which rows to look at. Their current state in this page's snapshot decides.
+
+use super::cursor::Step;
+use super::members::Member;
+use super::page::{Page, Part};
+use super::source::{Current, Source};
+use crate::query::{argument, Query};
+use crate::snapshot::Snapshot;
+use pgrx::prelude::*;
+use std::collections::{HashMap, HashSet};
+use sync_shared::hash::BucketId;
+use sync_shared::message::EntryId;
+use sync_shared::{row, ValueRef};
+
+/// Ops read at once.
+const OPS: usize = 20_000;
+/// Rows looked up at once: few at first, since they may be large.
+const LOOKUP: std::ops::Range<usize> = 16..2_000;
+
+struct Op {
+    bucket: BucketId,
+    xid: u64,
+    op_id: i32,
+    entry: EntryId,
+    key: Vec<u8>,
+}
+
+/// Appends what changed since `base` in `buckets` (sorted by id), behind `after`. Some(step) if the page filled up first.
+pub fn read<'a>(
+    base: &Snapshot,
+    buckets: &[&'a Member],
+    sources: &mut HashMap<EntryId, Source<'a>>,
+    known: &HashSet<EntryId>,
+    mut after: Option<(BucketId, u64, i32)>,
+    page: &mut Page,
+) -> Option<Step> {
+    let members: HashMap<BucketId, &Member> = buckets.iter().map(|m| (m.id, *m)).collect();
+    let mut seen: HashSet<(BucketId, EntryId, Vec<u8>)> = HashSet::new();
+    let mut lookup = LOOKUP.start;
+    loop {
+        let ops = ops(base, buckets, after, OPS);
+        let more = ops.len() == OPS;
+        let mut rest = ops.as_slice();
+        while !rest.is_empty() {
+            let (chunk, behind) = rest.split_at(lookup.min(rest.len()));
+            rest = behind;
+            let mut wanted: HashMap<EntryId, Vec<&Op>> = HashMap::new();
+            for op in chunk {
+                if known.contains(&op.entry) && seen.insert((op.bucket, op.entry, op.key.clone())) {
+                    wanted.entry(op.entry).or_default().push(op);
+                }
+            }
+            for (entry, ops) in wanted {
+                if let Some(source) = sources.get_mut(&entry) {
+                    append(source, &members, ops, page);
+                }
+            }
+            let Some(last) = chunk.last() else { break };
+            after = Some((last.bucket, last.xid, last.op_id));
+            if page.is_full() && !(rest.is_empty() && !more) {
+                return Some(Step::Log { bucket: last.bucket, xid: last.xid, op_id: last.op_id });
+            }
+            if page.has_room(4) {
+                lookup = (lookup * 2).min(LOOKUP.end);
+            }
+        }
+        if !more {
+            return None;
+        }
+    }
+}
+
+fn append(source: &mut Source<'_>, members: &HashMap<BucketId, &Member>, mut ops: Vec<&Op>, page: &mut Page) {
+    ops.sort_by_key(|op| op.bucket);
+    let keys: Vec<&[u8]> = ops.iter().map(|op| op.key.as_slice()).collect();
+    let rows = source.current(&keys);
+    for (op, now) in ops.iter().zip(rows) {
+        let Some(member) = members.get(&op.bucket) else { continue };
+        let part = Part { member, rule: source.rule, entry: op.entry, table: source.table.tag, from_empty: false };
+        match now {
+            Some(Current { bucket: Some(bucket), values }) if bucket == op.bucket => page.row(part, &values),
+            _ => page.gone(part, &op.key),
+        }
+    }
+}
+
+/// Ops visible now and not in `base`, by (bucket, xid, op_id).
+fn ops(base: &Snapshot, buckets: &[&Member], after: Option<(BucketId, u64, i32)>, limit: usize) -> Vec<Op> {
+    let (from, running) = base.missing_sql();
+    let first = after.map_or(0, |(bucket, _, _)| buckets.partition_point(|m| m.id < bucket));
+    let ids: Vec<pgrx::Uuid> = buckets[first..].iter().map(|m| pgrx::Uuid::from_bytes(m.id.0)).collect();
+    if ids.is_empty() {
+        return Vec::new();
+    }
+    let behind = match after {
+        None => String::new(),
+        Some((bucket, xid, op_id)) => {
+            format!("WHERE (o.bucket, o.xid, o.op_id) > ('{}'::uuid, '{xid}'::xid8, {op_id})", uuid::Uuid::from_bytes(bucket.0))
+        }
+    };
+    let columns = "bucket, xid, op_id, entry, key";
+    let sql = format!(
+        "SELECT pg_catalog.uuid_send(o.bucket), o.xid::text, o.op_id, o.entry, o.key
+         FROM pg_catalog.unnest($1) AS b(id) CROSS JOIN LATERAL (
+             SELECT {columns} FROM sync.op WHERE bucket = b.id AND xid >= {from}
+             UNION ALL SELECT {columns} FROM sync.op WHERE bucket = b.id AND xid = ANY ({running})) AS o
+         {behind} ORDER BY o.bucket, o.xid, o.op_id LIMIT {limit}"
+    );
+    let mut found = Vec::new();
+    Spi::connect(|_| {
+        let arguments = [argument(Some(ids))];
+        let mut query = Query::prepare("reading the op log", &sql, &[arguments[0].0]);
+        query.each(&arguments, |mut row| {
+            let mut bytes = Vec::new();
+            (0..5).for_each(|i| row.put(i, &mut bytes));
+            found.extend(parse(&bytes));
+            true
+        })
+    });
+    found
+}
+
+fn parse(bytes: &[u8]) -> Option<Op> {
+    let mut values = row::Reader::new(bytes);
+    let mut next = || values.value().ok();
+    match (next()?, next()?, next()?, next()?, next()?) {
+        (
+            ValueRef::Blob(bucket),
+            ValueRef::Text(xid),
+            ValueRef::Integer(op_id),
+            ValueRef::Integer(entry),
+            ValueRef::Blob(key),
+        ) => Some(Op {
+            bucket: BucketId(bucket.try_into().ok()?),
+            xid: xid.parse().ok()?,
+            op_id: op_id as i32,
+            entry: entry as i32,
+            key: key.to_vec(),
+        }),
+        _ => None,
+    }
+}

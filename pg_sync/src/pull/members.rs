@@ -1,0 +1,74 @@
+//! Which buckets the asking user may hold, in this snapshot.
+
+use crate::catalog::Rule;
+use crate::identity::{as_role, with_params};
+use crate::query::Query;
+use crate::rules::members_query;
+use pgrx::prelude::*;
+use std::collections::HashSet;
+use sync_shared::hash::{bucket_id, BucketId};
+use sync_shared::message::Subscription;
+use sync_shared::{limits, row};
+
+/// A bucket that the user may hold.
+#[derive(Debug)]
+pub struct Member {
+    pub id: BucketId,
+    pub priority: u8,
+    /// Position in the rules.
+    pub rule: usize,
+    /// The key as wire values.
+    pub key: Vec<u8>,
+}
+
+/// All of them, by priority and id.
+pub fn of(rules: &[Rule], subscriptions: &[Subscription]) -> Vec<Member> {
+    let mut members = Vec::new();
+    let mut seen = HashSet::new();
+    for (position, rule) in rules.iter().enumerate() {
+        let mut add = |key: Vec<u8>| {
+            let id = bucket_id(&rule.name, &key);
+            if seen.insert(id) {
+                members.push(Member { id, priority: rule.priority, rule: position, key });
+            }
+        };
+        match &rule.members {
+            None => add(Vec::new()),
+            // Without a table there is no key type yet, and nothing to hold.
+            Some(_) if rule.key_types.is_empty() => {}
+            Some(sql) if sql.contains("sync.param(") => {
+                for subscription in subscriptions.iter().filter(|s| s.rule == rule.name) {
+                    with_params(&subscription.params, || evaluate(rule, sql, &mut add));
+                }
+            }
+            Some(sql) => evaluate(rule, sql, &mut add),
+        }
+    }
+    if members.len() > limits::BUCKETS {
+        error!("the user may hold {} buckets, the limit is {}", members.len(), limits::BUCKETS);
+    }
+    members.sort_unstable_by_key(|m| (m.priority, m.id));
+    members
+}
+
+fn evaluate(rule: &Rule, sql: &str, add: &mut impl FnMut(Vec<u8>)) {
+    as_role(rule.owner, || {
+        Spi::connect(|_| {
+            let what = format!("rule \"{}\": members", rule.name);
+            let mut query = Query::prepare(&what, &members_query(sql, &rule.key_types), &[]);
+            query.each(&[], |mut found| {
+                if (0..rule.key_types.len()).all(|i| !found.is_null(i)) {
+                    let mut key = Vec::new();
+                    (0..rule.key_types.len()).for_each(|i| found.put(i, &mut key));
+                    add(key);
+                }
+                true
+            });
+        })
+    })
+}
+
+/// A key as values, for the message.
+pub fn key_values(key: &[u8]) -> Vec<sync_shared::Value> {
+    row::decode(key).unwrap_or_default()
+}

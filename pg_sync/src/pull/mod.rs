@@ -1,0 +1,472 @@
+//! `sync.pull`: what changed for a device, in one snapshot per page. Reads only.
+//!
+//! # Layout
+//! - [`members`]: which buckets the user may hold
+//! - [`cursor`]: the tokens in which the device keeps for the server where it stands
+//! - [`changes`]: known buckets, from the op log; [`source`]: new ones and current rows, from the tables
+//! - [`page`]: what is sent; [`sums`]: what it must add up to
+
+mod changes;
+mod cursor;
+mod members;
+mod page;
+mod source;
+pub mod sums;
+
+use crate::catalog::{self, Rule, SyncedTable};
+use crate::error::{raise, spi};
+use crate::identity::asking_user;
+use crate::render::pinned;
+use crate::snapshot::{self, Lineage, Snapshot, Standing};
+use cursor::{Cursor, Fresh, Pass, Position, Running, Step};
+use members::Member;
+use page::{Page, Part};
+use pgrx::prelude::*;
+use source::Source;
+use std::collections::{HashMap, HashSet};
+use sync_shared::envelope;
+use sync_shared::hash::{BucketId, SetDigest};
+use sync_shared::limits;
+use sync_shared::message::{BatchId, BatchRandom, Delta, EntryId, Notice, NoticeKind, PartSum, PullRequest};
+
+/// The smallest page, in bytes.
+const PAGE_BYTES_MIN: u32 = 16 << 10;
+/// The largest page after doublings, in bytes.
+const PAGE_BYTES_MAX: usize = 64 << 20;
+/// The priority that is above all others.
+const ALL: u8 = u8::MAX;
+
+#[pg_extern(stable, strict)]
+fn pull(request: &[u8]) -> Vec<u8> {
+    snapshot::refuse_unfit_transaction();
+    let request: PullRequest = envelope::decode(request)
+        .unwrap_or_else(|e| raise(PgSqlErrorCode::ERRCODE_PROTOCOL_VIOLATION, format!("sync.pull: {e}")));
+    let user = asking_user();
+    let reply = pinned(|| {
+        Spi::connect(|_| match answer(&request, user) {
+            Answer::Delta(delta) => envelope::encode(&*delta),
+            Answer::Notice(kind, message) => {
+                envelope::encode(&Notice { kind, message, cursor: Default::default(), keep: Vec::new() })
+            }
+            Answer::Verified(notice) => envelope::encode(&notice),
+        })
+    });
+    reply.unwrap_or_else(|e| raise(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, format!("sync.pull: {e}")))
+}
+
+enum Answer {
+    Delta(Box<Delta>),
+    Notice(NoticeKind, String),
+    Verified(Notice),
+}
+
+/// Everything that a page is made from.
+struct Server {
+    rules: Vec<Rule>,
+    tables: Vec<SyncedTable>,
+    members: Vec<Member>,
+    now: Snapshot,
+    lineage: Lineage,
+    generation: i64,
+}
+
+fn answer(request: &PullRequest, user: String) -> Answer {
+    let rules = catalog::rules();
+    let tables = catalog::tables();
+    let generation = catalog::generation();
+    if was_rewritten(&tables, generation) {
+        return Answer::Notice(NoticeKind::Retry, "a synced table is being rewritten: ask again".into());
+    }
+    let lineage = Lineage::current();
+    let now = Snapshot::active();
+    let (base, running, pass) = match standing(request, &lineage, &now) {
+        Ok(found) => found,
+        Err((kind, message)) => return Answer::Notice(kind, message),
+    };
+    let members = members::of(&rules, &request.subscriptions);
+    let server = Server { rules, tables, members, now, lineage, generation };
+    if let Some(sums) = &request.sums {
+        return Answer::Verified(server.verify(sums));
+    }
+    let held = match (&running, server.held(request)) {
+        (Some(_), _) => Vec::new(),
+        (None, Some(held)) => held,
+        (None, None) => {
+            return Answer::Notice(NoticeKind::NeedHeld, "the buckets have changed: send the list of those you hold".into())
+        }
+    };
+    Answer::Delta(Box::new(server.delta(request, user, base, running, pass, held)))
+}
+
+/// Where the device stands: what it has (published or staged), the pass it is in, and the token that said so.
+type Place = (Cursor, Option<Running>, Option<Pass>);
+
+fn standing(request: &PullRequest, lineage: &Lineage, now: &Snapshot) -> Result<Place, (NoticeKind, String)> {
+    let unreadable = || (NoticeKind::Resync, "the cursor is not one of this server's version".to_owned());
+    let (base, running, pass) = if request.sums.is_some() {
+        (Cursor::empty(lineage.clone()), None, None)
+    } else if !request.pass.is_empty() {
+        let pass: Pass = cursor::decode(&request.pass).ok_or_else(unreadable)?;
+        (pass.base.clone(), pass.running.clone(), Some(pass))
+    } else if !request.cursor.is_empty() {
+        (cursor::decode(&request.cursor).ok_or_else(unreadable)?, None, None)
+    } else {
+        (Cursor::empty(lineage.clone()), None, None)
+    };
+    match lineage.standing_of(&base.lineage) {
+        Standing::Valid => {}
+        Standing::Behind => {
+            return Err((NoticeKind::Behind, "this server has not caught up yet: ask later, or another one".into()))
+        }
+        Standing::Other(why) => return Err((NoticeKind::Resync, format!("the server's history has changed: {why}"))),
+    }
+    let seen = base.levels.iter().map(|(_, s)| s).chain(running.as_ref().map(|r| &r.start));
+    let horizon = horizon();
+    for snapshot in seen {
+        if now.running.iter().any(|&xid| snapshot.includes(xid)) || now.xmax < snapshot.xmin {
+            return Err((NoticeKind::Behind, "the device has seen a commit that is not visible here yet: ask again".into()));
+        }
+        if snapshot.xmin < horizon {
+            return Err((NoticeKind::Resync, "the device was away for longer than the log reaches back".into()));
+        }
+    }
+    Ok((base, running, pass))
+}
+
+/// Ops of transactions before this one are no longer in the log.
+fn horizon() -> u64 {
+    let text = Spi::connect(|c| c.select("SELECT xid::text FROM sync.horizon", Some(1), &[])?.first().get_one::<String>());
+    spi("reading sync.horizon", text).and_then(|t| t.parse().ok()).unwrap_or(0)
+}
+
+/// A TRUNCATE or rewrite that committed after our snapshot makes a table look empty, and a rule changed meanwhile no longer fits
+/// what we read: both are seen by comparing the snapshot's catalog with the current one, under a lock that keeps it so.
+fn was_rewritten(tables: &[SyncedTable], generation: i64) -> bool {
+    let relations: Vec<_> = tables.iter().map(|t| t.relation).collect();
+    snapshot::lock_shared(&relations);
+    let same = Spi::connect(|c| {
+        c.select(
+            "SELECT coalesce(pg_catalog.bool_and(pg_catalog.pg_relation_filenode(c.oid) = c.relfilenode), true)
+             FROM pg_catalog.pg_class c
+             WHERE c.relkind = 'r' AND (c.oid = ANY ($1) OR c.oid IN (
+                 SELECT p.relid FROM pg_catalog.unnest($1) AS t(oid), pg_catalog.pg_partition_tree(t.oid) AS p WHERE c.relispartition))",
+            Some(1),
+            &[relations.into()],
+        )?
+        .first()
+        .get_one::<bool>()
+    });
+    let same = spi("comparing relations", same).unwrap_or(false);
+    !same || snapshot::with_latest(catalog::generation) != generation
+}
+
+impl Server {
+    fn table(&self, relation: pgrx::pg_sys::Oid) -> Option<&SyncedTable> {
+        self.tables.iter().find(|t| t.relation == relation)
+    }
+
+    /// Entry ids with their rule's priority.
+    fn entries(&self) -> impl Iterator<Item = (EntryId, u8)> + '_ {
+        self.rules.iter().flat_map(|r| r.entries.iter().map(|e| (e.id, r.priority)))
+    }
+
+    /// The buckets that the device holds, sorted; None if it has to say.
+    fn held(&self, request: &PullRequest) -> Option<Vec<BucketId>> {
+        let digest = SetDigest::of(self.members.iter().map(|m| &m.id));
+        let mut held: Vec<BucketId> = if request.held == digest {
+            self.members.iter().map(|m| m.id).collect()
+        } else if let Some(list) = &request.held_list {
+            list.clone()
+        } else if request.held.count == 0 {
+            Vec::new()
+        } else {
+            return None;
+        };
+        held.sort_unstable();
+        held.dedup();
+        Some(held)
+    }
+
+    /// Compares the device's own sums with ours: buckets that are equal in all their parts are kept.
+    fn verify(&self, theirs: &[PartSum]) -> Notice {
+        let theirs: HashMap<_, _> = theirs.iter().map(|s| ((s.bucket, s.entry), s.content)).collect();
+        let ids: Vec<BucketId> = self.members.iter().map(|m| m.id).collect();
+        let ours = sums::of(&ids);
+        let part = |map: &HashMap<_, _>, bucket, entry| map.get(&(bucket, entry)).copied().unwrap_or_default();
+        let keep = self.members.iter().filter(|m| {
+            self.rules[m.rule].entries.iter().all(|e| e.ready && part(&theirs, m.id, e.id) == part(&ours, m.id, e.id))
+        });
+        let mut cursor = Cursor::empty(self.lineage.clone());
+        cursor.advance(ALL, &self.now);
+        cursor.entries = self.entries().map(|(id, _)| id).collect();
+        Notice {
+            kind: NoticeKind::Verified,
+            message: "the sums of all buckets were compared".into(),
+            keep: keep.map(|m| m.id).collect(),
+            cursor: cursor::encode(&cursor),
+        }
+    }
+
+    fn delta(
+        &self,
+        request: &PullRequest,
+        user: String,
+        base: Cursor,
+        running: Option<Running>,
+        pass: Option<Pass>,
+        held: Vec<BucketId>,
+    ) -> Delta {
+        let doublings = pass.as_ref().map_or(0, |p| p.doublings);
+        let wanted = request.page_bytes.clamp(PAGE_BYTES_MIN, limits::PAGE_BYTES) as usize;
+        let mut page = Page::new((wanted << doublings.min(16)).min(PAGE_BYTES_MAX));
+        let entries: HashSet<EntryId> = match &running {
+            Some(r) => r.entries.iter().copied().collect(),
+            None => self.entries().map(|(id, _)| id).collect(),
+        };
+        let fresh = match &running {
+            Some(r) => r.fresh.clone(),
+            None => self.fresh(&held),
+        };
+        let mut delta = self.empty_delta(request, user);
+        if running.is_none() {
+            let ids: HashSet<&BucketId> = self.members.iter().map(|m| &m.id).collect();
+            delta.gone_buckets = held.iter().filter(|b| !ids.contains(b)).copied().collect();
+            delta.gone_entries = base.entries.iter().filter(|e| !entries.contains(e)).copied().collect();
+        }
+        let walk = self.walk(&base, &entries, &fresh, running.as_ref(), &mut page);
+        match (walk, running) {
+            (Walk::All, None) => self.publish(&mut delta, base, ALL, &entries, &page, pass.is_some()),
+            (Walk::Publish(upto), None) => self.publish(&mut delta, base, upto, &entries, &page, pass.is_some()),
+            // A pass over several pages saw several snapshots: the next one catches up from its first.
+            (Walk::All | Walk::Publish(_), Some(ended)) => {
+                let next = self.moved(base, ended.upto, &ended.start, &entries);
+                delta.pass = cursor::encode(&Pass { base: next, running: None, doublings: doublings.saturating_add(1) });
+            }
+            (Walk::Cut(position), Some(going)) => {
+                let running = Some(Running { position, ..going });
+                delta.pass = cursor::encode(&Pass { base, running, doublings });
+            }
+            (Walk::Cut(position), None) => {
+                let entries = entries.iter().copied().collect();
+                let upto = position.priority;
+                delta.expected_rows = Some(self.expected(&fresh));
+                let running = Some(Running { start: self.now.clone(), upto, entries, fresh, position });
+                delta.pass = cursor::encode(&Pass { base, running, doublings });
+            }
+        }
+        delta.more = !delta.complete;
+        delta.buckets = page.buckets;
+        delta.changes = page.changes;
+        delta.whole = page.whole;
+        delta
+    }
+
+    fn empty_delta(&self, request: &PullRequest, user: String) -> Delta {
+        Delta {
+            cursor: Default::default(),
+            pass: Default::default(),
+            publish: None,
+            complete: false,
+            more: false,
+            user,
+            server_time: snapshot::now_micros(),
+            schema: (request.schema != self.generation).then(|| catalog::schema(&self.tables)),
+            buckets: Vec::new(),
+            gone_buckets: Vec::new(),
+            gone_entries: Vec::new(),
+            changes: Vec::new(),
+            whole: Vec::new(),
+            sums: Vec::new(),
+            last_batch: last_batch(request.device),
+            expected_rows: None,
+        }
+    }
+
+    /// Members that the device does not hold.
+    fn fresh(&self, held: &[BucketId]) -> Fresh {
+        let (mut old, mut new): (Vec<_>, Vec<_>) =
+            self.members.iter().map(|m| m.id).partition(|id| held.binary_search(id).is_ok());
+        if new.len() <= old.len() {
+            new.sort_unstable();
+            Fresh::Only(new)
+        } else {
+            old.sort_unstable();
+            Fresh::Except(old)
+        }
+    }
+
+    /// Rows that the fresh buckets are expected to bring.
+    fn expected(&self, fresh: &Fresh) -> u64 {
+        let ids: Vec<BucketId> = self.members.iter().map(|m| m.id).filter(|id| fresh.contains(id)).collect();
+        sums::of(&ids).values().map(|s| s.count.max(0) as u64).sum()
+    }
+
+    /// Moves a cursor's priorities up to `upto` to a snapshot, with the entries of those priorities.
+    fn moved(&self, mut cursor: Cursor, upto: u8, snapshot: &Snapshot, entries: &HashSet<EntryId>) -> Cursor {
+        cursor.lineage = self.lineage.clone();
+        cursor.advance(upto, snapshot);
+        let now: HashMap<EntryId, u8> = self.entries().collect();
+        cursor.entries.retain(|e| now.contains_key(e));
+        for (&id, &priority) in &now {
+            if priority <= upto && entries.contains(&id) && !cursor.entries.contains(&id) {
+                cursor.entries.push(id);
+            }
+        }
+        cursor.entries.sort_unstable();
+        cursor
+    }
+
+    fn publish(&self, delta: &mut Delta, base: Cursor, upto: u8, entries: &HashSet<EntryId>, page: &Page, staged: bool) {
+        let cursor = self.moved(base, upto, &self.now, entries);
+        // Which parts earlier pages touched is not known here, so then all of them are compared.
+        let parts: Vec<(BucketId, EntryId)> = if staged {
+            let members = self.members.iter().filter(|m| m.priority <= upto);
+            members.flat_map(|m| self.rules[m.rule].entries.iter().map(|e| (m.id, e.id))).collect()
+        } else {
+            let touched: HashSet<_> = page.changes.iter().map(|c| (page.buckets[c.bucket as usize].id, c.entry)).collect();
+            touched.into_iter().collect()
+        };
+        let ready: HashSet<EntryId> = self.rules.iter().flat_map(|r| &r.entries).filter(|e| e.ready).map(|e| e.id).collect();
+        let mut buckets: Vec<BucketId> = parts.iter().map(|(b, _)| *b).collect();
+        buckets.sort_unstable();
+        buckets.dedup();
+        let sums = sums::of(&buckets);
+        let known = |p: &&(BucketId, EntryId)| ready.contains(&p.1) && cursor.entries.contains(&p.1);
+        delta.sums = (parts.iter().filter(known))
+            .map(|&(bucket, entry)| PartSum { bucket, entry, content: sums.get(&(bucket, entry)).copied().unwrap_or_default() })
+            .collect();
+        delta.cursor = cursor::encode(&cursor);
+        delta.publish = Some(upto);
+        delta.complete = upto == ALL;
+    }
+
+    /// Fills the page in the order of work, from where the pass stands.
+    fn walk(&self, base: &Cursor, entries: &HashSet<EntryId>, fresh: &Fresh, running: Option<&Running>, page: &mut Page) -> Walk {
+        let mut sources: HashMap<EntryId, Source<'_>> = HashMap::new();
+        for rule in &self.rules {
+            for entry in rule.entries.iter().filter(|e| entries.contains(&e.id)) {
+                if let Some(table) = self.table(entry.relation) {
+                    sources.insert(entry.id, Source::new(rule, entry, table));
+                }
+            }
+        }
+        let known: HashSet<EntryId> = base.entries.iter().copied().filter(|e| entries.contains(e)).collect();
+        let mut priorities: Vec<u8> = self.rules.iter().map(|r| r.priority).collect();
+        priorities.dedup();
+        let position = running.map(|r| &r.position);
+        let upto = running.map_or(ALL, |r| r.upto);
+        // The last priority that is complete on this page and brought something that should not wait for the next.
+        let mut complete = None;
+        for priority in priorities.into_iter().filter(|&p| p <= upto) {
+            let step = match position {
+                Some(at) if at.priority > priority => continue,
+                Some(at) if at.priority == priority => Some(&at.step),
+                _ => None,
+            };
+            let first_time = base.level(priority).is_none();
+            let extent = page.extent();
+            let (cut, new) = self.walk_priority(priority, base, &known, fresh, step, &mut sources, page);
+            if let Some(step) = cut {
+                if let (None, Some((done, before))) = (running, complete) {
+                    page.truncate(before);
+                    return Walk::Publish(done);
+                }
+                return Walk::Cut(Position { priority, step });
+            }
+            let _ = extent;
+            if first_time || new {
+                complete = Some((priority, page.extent()));
+            }
+        }
+        Walk::All
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn walk_priority<'a>(
+        &'a self,
+        priority: u8,
+        base: &Cursor,
+        known: &HashSet<EntryId>,
+        fresh: &Fresh,
+        step: Option<&Step>,
+        sources: &mut HashMap<EntryId, Source<'a>>,
+        page: &mut Page,
+    ) -> (Option<Step>, bool) {
+        let members: Vec<&Member> = self.members.iter().filter(|m| m.priority == priority).collect();
+        if let (Some(snapshot), None | Some(Step::Log { .. })) = (base.level(priority), step) {
+            if *snapshot != self.now {
+                let after = match step {
+                    Some(Step::Log { bucket, xid, op_id }) => Some((*bucket, *xid, *op_id)),
+                    _ => None,
+                };
+                let old: Vec<&Member> = members.iter().copied().filter(|m| !fresh.contains(&m.id)).collect();
+                if let Some(cut) = changes::read(snapshot, &old, sources, known, after, page) {
+                    return (Some(cut), false);
+                }
+            }
+        }
+        let mut new = false;
+        for member in members {
+            let rule = &self.rules[member.rule];
+            let is_fresh = fresh.contains(&member.id);
+            for entry in &rule.entries {
+                if !is_fresh && known.contains(&entry.id) {
+                    continue;
+                }
+                let Some(source) = sources.get_mut(&entry.id) else { continue };
+                let behind = match step {
+                    Some(Step::Table { bucket, entry: at, key }) => match (member.id, entry.id).cmp(&(*bucket, *at)) {
+                        std::cmp::Ordering::Less => continue,
+                        std::cmp::Ordering::Equal => match key {
+                            None => continue,
+                            Some(key) => Some(key.as_slice()),
+                        },
+                        std::cmp::Ordering::Greater => None,
+                    },
+                    _ => None,
+                };
+                new = true;
+                let table = source.table.tag;
+                let part = Part { member, rule, entry: entry.id, table, from_empty: behind.is_none() };
+                page.part(part);
+                if let Some(key) = source.read_part(part, behind, page) {
+                    let key = Some(serde_bytes::ByteBuf::from(key));
+                    return (Some(Step::Table { bucket: member.id, entry: entry.id, key }), new);
+                }
+            }
+            let passed = matches!(step, Some(Step::Table { bucket, .. }) if member.id < *bucket);
+            if is_fresh && !passed {
+                page.is_whole(member, rule);
+                new = true;
+            }
+        }
+        (None, new)
+    }
+}
+
+/// How far a page came.
+enum Walk {
+    /// Everything that the pass is about.
+    All,
+    /// Everything up to a priority; what was read of the next was taken back.
+    Publish(u8),
+    /// Up to here.
+    Cut(Position),
+}
+
+/// The last batch of the device that this snapshot includes.
+fn last_batch(device: uuid::Uuid) -> Option<BatchId> {
+    let device = pgrx::Uuid::from_bytes(*device.as_bytes());
+    let found = Spi::connect(|c| {
+        let rows = c.select("SELECT last_number, last_random FROM sync.device WHERE device = $1", Some(1), &[device.into()])?;
+        if rows.is_empty() {
+            Ok((None, None))
+        } else {
+            rows.first().get_two::<i64, pgrx::Uuid>()
+        }
+    });
+    match spi("reading sync.device", found) {
+        (Some(number), Some(random)) => Some(BatchId { number, random: BatchRandom::new(*random.as_bytes()) }),
+        _ => None,
+    }
+}

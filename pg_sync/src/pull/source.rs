@@ -1,0 +1,193 @@
+//! Reads rows of one entry from its source table: whole parts by key, and the current rows of given primary keys.
+
+use super::members::Member;
+use super::page::{Page, Part};
+use crate::catalog::{Entry, Rule, SyncedTable};
+use crate::error::raise;
+use crate::expr::quote;
+use crate::identity::as_role;
+use crate::query::{argument, operator, Argument, Query};
+use crate::render::Renderer;
+use pgrx::prelude::*;
+use sync_shared::hash::{bucket_id, BucketId};
+use sync_shared::{row, Value};
+
+/// An entry's queries, prepared once per pull.
+pub struct Source<'a> {
+    pub rule: &'a Rule,
+    pub entry: &'a Entry,
+    pub table: &'a SyncedTable,
+    key_renderers: Vec<Renderer>,
+    pk_renderers: Vec<Renderer>,
+    first: Option<Query>,
+    rest: Option<Query>,
+    current: Option<Query>,
+}
+
+/// A row as it is now.
+pub struct Current {
+    /// The bucket it is in by this entry.
+    pub bucket: Option<BucketId>,
+    pub values: Vec<u8>,
+}
+
+impl<'a> Source<'a> {
+    pub fn new(rule: &'a Rule, entry: &'a Entry, table: &'a SyncedTable) -> Self {
+        Source {
+            rule,
+            entry,
+            table,
+            key_renderers: rule.key_types.iter().map(|&t| Renderer::new(t)).collect(),
+            pk_renderers: table.key.iter().map(|&i| Renderer::new(table.columns[i].type_oid)).collect(),
+            first: None,
+            rest: None,
+            current: None,
+        }
+    }
+
+    fn what(&self) -> String {
+        format!("rule \"{}\", table {}", self.rule.name, self.table.name)
+    }
+
+    fn pk_columns(&self) -> Vec<String> {
+        self.table.key.iter().map(|&i| quote(&self.table.columns[i].name)).collect()
+    }
+
+    /// Key expressions, then the sent columns.
+    fn select_list(&self) -> String {
+        let keys = self.entry.key.iter().map(|k| format!("({k})"));
+        keys.chain(self.table.columns.iter().map(|c| quote(&c.name))).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Rows of one bucket in the order of the primary key; parameters are the bucket's key, then the primary key to start behind.
+    fn part_sql(&self, behind: bool) -> String {
+        let keys = self.key_renderers.len();
+        let mut conditions: Vec<String> = (self.entry.key.iter().zip(&self.key_renderers).enumerate())
+            .map(|(i, (sql, r))| format!("({sql}) {} {}", operator(r.type_oid(), "="), r.from_text(&format!("${}", i + 1))))
+            .collect();
+        conditions.extend(self.entry.filter.iter().map(|filter| format!("({filter})")));
+        if behind {
+            let values: Vec<String> =
+                self.pk_renderers.iter().enumerate().map(|(i, r)| r.from_text(&format!("${}", keys + i + 1))).collect();
+            let greater = operator(self.pk_renderers[0].type_oid(), ">");
+            conditions.push(format!("ROW({}) {greater} ROW({})", self.pk_columns().join(", "), values.join(", ")));
+        }
+        let filter = if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };
+        format!(
+            "SELECT {} FROM {} AS sync_row{filter} ORDER BY {}",
+            self.select_list(),
+            self.table.name,
+            self.pk_columns().join(", ")
+        )
+    }
+
+    /// The rows of given primary keys, one text array for each key column.
+    fn current_sql(&self) -> String {
+        let arrays: Vec<String> = (1..=self.pk_renderers.len()).map(|i| format!("${i}::text[]")).collect();
+        let names: Vec<String> = (1..=self.pk_renderers.len()).map(|i| format!("k{i}")).collect();
+        let conditions: Vec<String> = (self.pk_columns().iter().zip(&self.pk_renderers).zip(&names))
+            .map(|((column, r), name)| {
+                format!("{column} {} {}", operator(r.type_oid(), "="), r.from_text(&format!("sync_key.{name}")))
+            })
+            .collect();
+        // Two levels: a filter's or key's column must not be mistaken for one of the keys.
+        format!(
+            "SELECT sync_key.n, sync_found.* FROM ROWS FROM (unnest({})) WITH ORDINALITY AS sync_key({}, n)
+             CROSS JOIN LATERAL (SELECT ({}), {} FROM {} AS sync_row WHERE {}) AS sync_found",
+            arrays.join(", "),
+            names.join(", "),
+            self.entry.filter.as_deref().unwrap_or("true"),
+            self.select_list(),
+            self.table.name,
+            conditions.join(" AND ")
+        )
+    }
+
+    fn parameters(&self, renderers: &[Renderer], values: &[Value]) -> Vec<Option<String>> {
+        if renderers.len() != values.len() {
+            raise(
+                PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+                format!("{}: a key has the wrong number of values", self.what()),
+            );
+        }
+        let text = |(r, v): (&Renderer, &Value)| {
+            r.parameter(v).unwrap_or_else(|e| {
+                raise(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, format!("{}: in a key, {e}", self.what()))
+            })
+        };
+        renderers.iter().zip(values).map(text).collect()
+    }
+
+    /// Appends a part's rows behind a primary key to the page. Some(key) if the page filled up: the last row's key.
+    pub fn read_part(&mut self, part: Part<'_>, behind: Option<&[u8]>, page: &mut Page) -> Option<Vec<u8>> {
+        let decode = |bytes: &[u8]| row::decode(bytes).unwrap_or_default();
+        let mut arguments: Vec<Argument> =
+            self.parameters(&self.key_renderers, &decode(&part.member.key)).into_iter().map(argument).collect();
+        if let Some(key) = behind {
+            arguments.extend(self.parameters(&self.pk_renderers, &decode(key)).into_iter().map(argument));
+        }
+        let types: Vec<_> = arguments.iter().map(|(t, _)| *t).collect();
+        let (what, sql) = (self.what(), self.part_sql(behind.is_some()));
+        let (keys, key_position) = (self.key_renderers.len(), self.table.key.clone());
+        let columns = self.table.columns.len();
+        let (mut values, mut ends, mut last) = (Vec::new(), Vec::new(), Vec::new());
+        let owner = self.rule.owner;
+        let slot = if behind.is_some() { &mut self.rest } else { &mut self.first };
+        let whole = as_role(owner, || {
+            let query = slot.get_or_insert_with(|| Query::prepare(&what, &sql, &types));
+            query.each(&arguments, |mut found| {
+                values.clear();
+                (0..keys).for_each(|i| found.put(i, &mut values));
+                // Equal is not always identical (citext, numeric 1.0 and 1.00): the bucket is the one of the identical key.
+                if values != part.member.key {
+                    return true;
+                }
+                values.clear();
+                ends.clear();
+                ends.push(0);
+                for i in 0..columns {
+                    found.put(keys + i, &mut values);
+                    ends.push(values.len());
+                }
+                page.row(part, &values);
+                if page.is_full() {
+                    last = key_position.iter().flat_map(|&i| values[ends[i]..ends[i + 1]].iter().copied()).collect();
+                }
+                !page.is_full()
+            })
+        });
+        (!whole).then_some(last)
+    }
+
+    /// The current rows of the given primary keys; None for rows that do not exist.
+    pub fn current(&mut self, keys: &[&[u8]]) -> Vec<Option<Current>> {
+        let mut arrays: Vec<Vec<Option<String>>> = vec![Vec::with_capacity(keys.len()); self.pk_renderers.len()];
+        for key in keys {
+            let texts = self.parameters(&self.pk_renderers, &row::decode(key).unwrap_or_default());
+            arrays.iter_mut().zip(texts).for_each(|(array, text)| array.push(text));
+        }
+        let arguments: Vec<Argument> = arrays.into_iter().map(|array| argument(Some(array))).collect();
+        let types: Vec<_> = arguments.iter().map(|(t, _)| *t).collect();
+        let (what, sql) = (self.what(), self.current_sql());
+        let (key_count, columns) = (self.key_renderers.len(), self.table.columns.len());
+        let rule = self.rule;
+        let slot = &mut self.current;
+        let mut rows: Vec<Option<Current>> = keys.iter().map(|_| None).collect();
+        as_role(rule.owner, || {
+            let query = slot.get_or_insert_with(|| Query::prepare(&what, &sql, &types));
+            query.each(&arguments, |mut found| {
+                let n = found.integer(0) as usize - 1;
+                let mut key = Vec::new();
+                let is_in = found.is_true(1) && (0..key_count).all(|i| !found.is_null(2 + i));
+                if is_in {
+                    (0..key_count).for_each(|i| found.put(2 + i, &mut key));
+                }
+                let mut values = Vec::new();
+                (0..columns).for_each(|i| found.put(2 + key_count + i, &mut values));
+                rows[n] = Some(Current { bucket: is_in.then(|| bucket_id(&rule.name, &key)), values });
+                true
+            });
+        });
+        rows
+    }
+}

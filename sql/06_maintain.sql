@@ -1,0 +1,86 @@
+-- Sums and the log's end. The equations, with S a snapshot and e an entry:
+--
+--     sum(part, S)   = base(part, S) + sum of the part's ops visible in S          always
+--     build:  base  += scan(e, S) - ops of e visible in S, state := 'ready'        one statement, so one S
+--     fold:   base  += ops with xid < H, and exactly those leave the log           one statement
+--
+-- H, the horizon, is the newest recorded xmin that is older than the lease: every cursor younger than the lease finds all it needs.
+
+-- How long a device may stay away and still be served from the log.
+CREATE FUNCTION sync.lease() RETURNS interval
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    RETURN coalesce(nullif(current_setting('sync.lease', true), ''), '14 days')::interval;
+COMMENT ON FUNCTION sync.lease() IS 'How long a device may stay away and still be served from the log: the setting sync.lease, 14 days by default.';
+
+-- Sum and count of the rows of every part of an entry, as they are in the table.
+CREATE FUNCTION sync.scan_entry(entry integer) RETURNS TABLE (bucket uuid, sum bigint, count bigint)
+    LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'scan_entry_wrapper';
+COMMENT ON FUNCTION sync.scan_entry(integer) IS 'Reads a synced table and hashes its rows: what the base plus the log must add up to.';
+
+-- Adds exactly: a sum of hashes wraps at 64 bits on both sides.
+CREATE FUNCTION sync.wrap(exact numeric) RETURNS bigint
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+    RETURN (mod(mod(exact, 18446744073709551616) + 27670116110564327424, 18446744073709551616) - 9223372036854775808)::bigint;
+COMMENT ON FUNCTION sync.wrap(numeric) IS 'A sum modulo 2^64, as a signed number.';
+
+CREATE FUNCTION sync.build(entry integer) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'sync.build needs READ COMMITTED' USING ERRCODE = 'invalid_transaction_state';
+    END IF;
+    WITH claimed AS (
+        SELECT e.entry_id FROM sync.entry e WHERE e.entry_id = build.entry AND e.state = 'building' FOR UPDATE SKIP LOCKED
+    ), parts AS (
+        SELECT s.bucket, s.sum::numeric AS sum, s.count::numeric AS count FROM claimed c, sync.scan_entry(c.entry_id) s
+        UNION ALL
+        SELECT o.bucket, -o.hash, -o.n FROM claimed c JOIN sync.op o ON o.entry = c.entry_id
+    ), summed AS (
+        INSERT INTO sync.base (bucket, entry, sum, count)
+        SELECT p.bucket, build.entry, sync.wrap(pg_catalog.sum(p.sum)), sync.wrap(pg_catalog.sum(p.count)) FROM parts p GROUP BY p.bucket
+        RETURNING 1
+    )
+    UPDATE sync.entry e SET state = 'ready' FROM claimed c WHERE e.entry_id = c.entry_id;
+END
+$$;
+COMMENT ON FUNCTION sync.build(integer) IS 'Makes an entry''s sums known: one scan of its table, in one statement.';
+
+CREATE FUNCTION sync.maintain() RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    e integer;
+    h xid8;
+BEGIN
+    -- One at a time; who comes second has nothing to do.
+    IF NOT pg_try_advisory_xact_lock('sync.horizon'::regclass::oid::bigint) THEN
+        RETURN;
+    END IF;
+    FOR e IN SELECT entry_id FROM sync.entry WHERE state = 'building' ORDER BY entry_id LOOP
+        PERFORM sync.build(e);
+    END LOOP;
+    INSERT INTO sync.checkpoint (at, xmin) VALUES (clock_timestamp(), pg_snapshot_xmin(pg_current_snapshot()))
+    ON CONFLICT DO NOTHING;
+    SELECT c.xmin INTO h FROM sync.checkpoint c WHERE c.at < now() - sync.lease() ORDER BY c.at DESC LIMIT 1;
+    IF FOUND THEN
+        WITH gone AS (
+            DELETE FROM sync.op o WHERE o.xid < h
+                AND NOT EXISTS (SELECT FROM sync.entry b WHERE b.entry_id = o.entry AND b.state = 'building')
+            RETURNING o.bucket, o.entry, o.hash, o.n
+        )
+        INSERT INTO sync.base AS b (bucket, entry, sum, count)
+        SELECT g.bucket, g.entry, sync.wrap(sum(g.hash)), sum(g.n) FROM gone g JOIN sync.entry e ON e.entry_id = g.entry
+        GROUP BY g.bucket, g.entry
+        ON CONFLICT (bucket, entry) DO UPDATE
+            SET sum = sync.wrap(b.sum::numeric + excluded.sum), count = b.count + excluded.count;
+        UPDATE sync.horizon SET xid = h WHERE xid < h;
+        DELETE FROM sync.checkpoint c WHERE c.xmin < h;
+        -- The newest mark stays: cursors name it for as long as no other is written.
+        DELETE FROM sync.mark m WHERE m.at < now() - 2 * sync.lease() AND m.id < (SELECT max(id) FROM sync.mark);
+        DELETE FROM sync.base b WHERE b.sum = 0 AND b.count = 0
+            AND NOT EXISTS (SELECT FROM sync.op o WHERE o.bucket = b.bucket AND o.entry = b.entry);
+    END IF;
+    INSERT INTO sync.mark (random, at) VALUES (gen_random_uuid(), now());
+END
+$$;
+COMMENT ON FUNCTION sync.maintain() IS
+    'Makes sums of new entries known, and drops from the log what is older than the lease. For cron: every few minutes.';

@@ -1,0 +1,36 @@
+-- What a person looks at.
+
+CREATE VIEW sync.rules AS
+SELECT r.name AS bucket, r.priority, r.members, e.relid AS "table", array_to_string(e.key, ', ') AS key, e.filter, t.columns,
+    r.key_types, r.owner, e.state, e.problem
+FROM sync.rule r LEFT JOIN sync.entry e USING (rule_id) LEFT JOIN sync.synced_table t USING (relid)
+ORDER BY r.priority, r.name, e.entry_id;
+COMMENT ON VIEW sync.rules IS 'Every rule with its tables.';
+
+CREATE VIEW sync.status AS
+SELECT * FROM (VALUES
+    ('rules', (SELECT count(*) FROM sync.rule)::text, ''),
+    ('tables', (SELECT count(*) FROM sync.synced_table)::text, ''),
+    ('sums not known yet', (SELECT count(*) FROM sync.entry WHERE state = 'building')::text, 'sync.maintain() makes them known'),
+    ('broken entries', (SELECT count(*) FROM sync.entry WHERE state = 'broken')::text, 'see sync.rules'),
+    ('op log', pg_size_pretty(pg_total_relation_size('sync.op')), 'the changes of one lease'),
+    ('lease', sync.lease()::text, 'setting sync.lease'),
+    ('last maintained', coalesce((SELECT max(at) FROM sync.checkpoint)::text, 'never'), 'call sync.maintain() every few minutes'),
+    ('oldest running transaction', coalesce((SELECT max(now() - xact_start) FROM pg_stat_activity WHERE backend_xid IS NOT NULL)::text, 'none'),
+        'a long one holds back the log'),
+    ('devices', (SELECT count(*) FROM sync.device)::text, ''),
+    ('conflicts', (SELECT count(*) FROM sync.conflict)::text, 'see sync.conflict'),
+    ('rejected batches', (SELECT count(*) FROM sync.batch WHERE verdict = 'rejected')::text, 'see sync.batch')
+) AS s (what, value, note);
+COMMENT ON VIEW sync.status IS 'How things stand, for people.';
+
+-- Rights: nothing to PUBLIC but asking who one is; rules to sync_admin; pull and push to sync_transport.
+REVOKE ALL ON ALL TABLES IN SCHEMA sync FROM PUBLIC;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA sync FROM PUBLIC;
+GRANT USAGE ON SCHEMA sync TO PUBLIC;
+GRANT EXECUTE ON FUNCTION sync.user_id(), sync.claims(), sync.param(text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION sync.pull(bytea), sync.push(bytea) TO sync_transport;
+GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA sync TO sync_admin;
+GRANT USAGE ON ALL SEQUENCES IN SCHEMA sync TO sync_admin;
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA sync TO sync_admin;
+REVOKE INSERT, UPDATE, DELETE ON sync.op, sync.batch, sync.device, sync.mark FROM sync_admin;

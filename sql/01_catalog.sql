@@ -116,7 +116,7 @@ INSERT INTO sync.horizon (xid) VALUES ('0');
 
 CREATE TABLE sync.checkpoint (
     at   timestamptz PRIMARY KEY,
-    xmin xid8 NOT NULL
+    oldest xid8 NOT NULL
 );
 COMMENT ON TABLE sync.checkpoint IS 'Recorded by maintain: the oldest transaction still running at that time.';
 

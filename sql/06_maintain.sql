@@ -58,9 +58,9 @@ BEGIN
     FOR e IN SELECT entry_id FROM sync.entry WHERE state = 'building' ORDER BY entry_id LOOP
         PERFORM sync.build(e);
     END LOOP;
-    INSERT INTO sync.checkpoint (at, xmin) VALUES (clock_timestamp(), pg_snapshot_xmin(pg_current_snapshot()))
+    INSERT INTO sync.checkpoint (at, oldest) VALUES (clock_timestamp(), pg_snapshot_xmin(pg_current_snapshot()))
     ON CONFLICT DO NOTHING;
-    SELECT c.xmin INTO h FROM sync.checkpoint c WHERE c.at < now() - sync.lease() ORDER BY c.at DESC LIMIT 1;
+    SELECT c.oldest INTO h FROM sync.checkpoint c WHERE c.at < now() - sync.lease() ORDER BY c.at DESC LIMIT 1;
     IF FOUND THEN
         WITH gone AS (
             DELETE FROM sync.op o WHERE o.xid < h
@@ -73,7 +73,7 @@ BEGIN
         ON CONFLICT (bucket, entry) DO UPDATE
             SET sum = sync.wrap(b.sum::numeric + excluded.sum), count = b.count + excluded.count;
         UPDATE sync.horizon SET xid = h WHERE xid < h;
-        DELETE FROM sync.checkpoint c WHERE c.xmin < h;
+        DELETE FROM sync.checkpoint c WHERE c.oldest < h;
         -- The newest mark stays: cursors name it for as long as no other is written.
         DELETE FROM sync.mark m WHERE m.at < now() - 2 * sync.lease() AND m.id < (SELECT max(id) FROM sync.mark);
         DELETE FROM sync.base b WHERE b.sum = 0 AND b.count = 0

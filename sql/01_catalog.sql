@@ -1,6 +1,9 @@
 -- What pg_sync knows: rules, tables, the op log, devices. Everything lives in the schema `sync`.
 \echo Use "CREATE EXTENSION pg_sync" to load this file. \quit
 
+-- Every unqualified name below means Postgres's own.
+SET LOCAL search_path = pg_catalog, pg_temp;
+
 DO $$
 BEGIN
     IF pg_catalog.current_setting('server_encoding') OPERATOR(pg_catalog.<>) 'UTF8' THEN

@@ -163,8 +163,10 @@ COMMENT ON FUNCTION sync.put_entry(text, regclass, text[], regtype[], text, name
 
 CREATE FUNCTION sync.key_has_index(rel regclass, key_sql text) RETURNS boolean
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
-    RETURN EXISTS (SELECT FROM pg_index i WHERE i.indrelid = rel AND i.indisvalid
-        AND pg_get_indexdef(i.indexrelid, 1, false) IN (key_sql, '(' || key_sql || ')'));
+AS $$
+    SELECT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = rel AND i.indisvalid
+        AND pg_get_indexdef(i.indexrelid, 1, false) IN (key_sql, '(' || key_sql || ')'))
+$$;
 COMMENT ON FUNCTION sync.key_has_index(regclass, text) IS 'Whether an index of the table begins with the expression.';
 
 -- Checks that members can be run with these key types; an error names the rule.
@@ -230,9 +232,11 @@ COMMENT ON FUNCTION sync.register_columns(regclass) IS 'Gives tags to columns th
 
 CREATE FUNCTION sync.type_travels(type oid) RETURNS boolean
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
-    RETURN (SELECT t.typtype <> 'p' AND t.typname NOT IN
+AS $$
+    SELECT t.typtype <> 'p' AND t.typname NOT IN
         ('pg_node_tree', 'pg_ndistinct', 'pg_dependencies', 'pg_mcv_list', 'pg_brin_bloom_summary', 'pg_brin_minmax_multi_summary',
-         'gtsvector', 'aclitem') FROM pg_type t WHERE t.oid = type);
+         'gtsvector', 'aclitem') FROM pg_type t WHERE t.oid = type
+$$;
 COMMENT ON FUNCTION sync.type_travels(oid) IS 'Whether values of a type can be sent and read back.';
 
 CREATE FUNCTION sync.drop_table(bucket text, "table" regclass) RETURNS void

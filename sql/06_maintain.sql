@@ -9,7 +9,9 @@
 -- How long a device may stay away and still be served from the log.
 CREATE FUNCTION sync.lease() RETURNS interval
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
-    RETURN coalesce(nullif(current_setting('sync.lease', true), ''), '14 days')::interval;
+AS $$
+    SELECT coalesce(nullif(current_setting('sync.lease', true), ''), '14 days')::interval
+$$;
 COMMENT ON FUNCTION sync.lease() IS 'How long a device may stay away and still be served from the log: the setting sync.lease, 14 days by default.';
 
 -- Sum and count of the rows of every part of an entry, as they are in the table.
@@ -20,7 +22,9 @@ COMMENT ON FUNCTION sync.scan_entry(integer) IS 'Reads a synced table and hashes
 -- Adds exactly: a sum of hashes wraps at 64 bits on both sides.
 CREATE FUNCTION sync.wrap(exact numeric) RETURNS bigint
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
-    RETURN (mod(mod(exact, 18446744073709551616) + 27670116110564327424, 18446744073709551616) - 9223372036854775808)::bigint;
+AS $$
+    SELECT (mod(mod(exact, 18446744073709551616) + 27670116110564327424, 18446744073709551616) - 9223372036854775808)::bigint
+$$;
 COMMENT ON FUNCTION sync.wrap(numeric) IS 'A sum modulo 2^64, as a signed number.';
 
 CREATE FUNCTION sync.build(entry integer) RETURNS void

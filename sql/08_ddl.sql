@@ -3,7 +3,8 @@
 -- Whether the columns that devices have are still what they were, apart from added ones that are NULL everywhere.
 CREATE FUNCTION sync.only_adds(rel regclass, before text, after text) RETURNS boolean
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
-    RETURN (SELECT bool_and(b.c IN (SELECT a.c FROM jsonb_array_elements(after::jsonb -> 'columns') a(c)))
+AS $$
+    SELECT (SELECT bool_and(b.c IN (SELECT a.c FROM jsonb_array_elements(after::jsonb -> 'columns') a(c)))
             FROM jsonb_array_elements(before::jsonb -> 'columns') b(c))
         AND before::jsonb -> 'table' = after::jsonb -> 'table'
         AND (before::jsonb -> 'entries') = (after::jsonb -> 'entries')
@@ -11,7 +12,8 @@ CREATE FUNCTION sync.only_adds(rel regclass, before text, after text) RETURNS bo
             SELECT FROM jsonb_array_elements(after::jsonb -> 'columns') a(c)
             JOIN pg_attribute t ON t.attrelid = rel AND t.attnum = (a.c ->> 'attnum')::smallint
             WHERE a.c NOT IN (SELECT b.c FROM jsonb_array_elements(before::jsonb -> 'columns') b(c))
-                AND (t.attnotnull OR t.atthasmissing OR t.atthasdef OR t.attgenerated <> '' OR t.attidentity <> ''));
+                AND (t.attnotnull OR t.atthasmissing OR t.atthasdef OR t.attgenerated <> '' OR t.attidentity <> ''))
+$$;
 COMMENT ON FUNCTION sync.only_adds(regclass, text, text) IS 'Whether a table only got columns that are NULL in every row.';
 
 -- Brings triggers, columns and entries of one synced table up to date with what it has become.
@@ -56,13 +58,12 @@ COMMENT ON FUNCTION sync.table_changed(regclass) IS 'Follows an ALTER of a synce
 
 -- New ids: devices read the entries whole again. Ops under the old ids mean nothing any more.
 CREATE FUNCTION sync.renew_entries(rel regclass) RETURNS void
-    LANGUAGE sql SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
+    LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     INSERT INTO sync.entry (rule_id, relid, key, filter) SELECT rule_id, relid, key, filter FROM sync.entry WHERE relid = rel;
     DELETE FROM sync.entry e WHERE e.relid = rel AND EXISTS (
         SELECT FROM sync.entry n WHERE n.rule_id = e.rule_id AND n.relid = rel AND n.key = e.key AND n.entry_id > e.entry_id);
     DELETE FROM sync.base b WHERE NOT EXISTS (SELECT FROM sync.entry e WHERE e.entry_id = b.entry);
-END;
+$$;
 COMMENT ON FUNCTION sync.renew_entries(regclass) IS 'Gives a table''s entries new ids, so that every device reads them whole again.';
 
 -- The triggers hold the expressions by column number, so they can still say them after a rename.

@@ -122,11 +122,27 @@ pub fn decode<M: Message>(bytes: &[u8]) -> Result<M> {
     if body.len() != declared {
         return Err(Error::damaged("its length is not the declared one"));
     }
-    let mut decoder = rmp_serde::Deserializer::from_read_ref(body);
+    let mut decoder = rmp_serde::Deserializer::new(std::io::Cursor::new(body));
     decoder.set_max_depth(limits::DEPTH);
     let message = M::deserialize(&mut decoder).map_err(Error::damaged)?;
-    if !decoder.get_ref().is_empty() {
+    if decoder.position() != body.len() as u64 {
         return Err(Error::damaged("bytes behind its end"));
     }
     Ok(message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::PushRequest;
+
+    #[test]
+    fn a_message_comes_back_and_one_with_bytes_behind_it_does_not() {
+        let message = PushRequest { device: uuid::Uuid::from_bytes([7; 16]), batches: vec![] };
+        let mut bytes = encode(&message).unwrap();
+        assert_eq!(decode::<PushRequest>(&bytes).unwrap(), message);
+        bytes.push(0);
+        bytes[8] += 1;
+        assert!(decode::<PushRequest>(&bytes).is_err());
+    }
 }

@@ -1,0 +1,216 @@
+//! `apply_delta`: whatever the server answered, in one transaction.
+
+use crate::batch;
+use crate::boundary;
+use crate::error::{Error, Result};
+use crate::host::Db;
+use crate::meta;
+use crate::publish::{self, Publish};
+use crate::schema;
+use crate::seal;
+use crate::store::{while_applying, Store};
+use serde_json::json;
+use sync_shared::envelope::{self, Kind};
+use sync_shared::message::{Delta, Notice, NoticeKind, PushReply, PushState};
+use sync_shared::{row, ValueRef};
+
+/// What `apply_delta` answers.
+struct Report {
+    more: bool,
+    tables: Vec<String>,
+    rows: i64,
+    verdicts: [i64; 5],
+    message: String,
+}
+
+/// Applies a message from the server. Whatever goes wrong, the database is as it was.
+pub fn apply_delta(db: Db<'_>, bytes: &[u8]) -> Result<String> {
+    if !db.autocommit() {
+        return Err(Error::plain("apply_delta cannot work inside an open transaction: COMMIT first, then call it on its own"));
+    }
+    let kind = envelope::kind(bytes)?;
+    let report = transaction(db, || {
+        if !meta::present(db)? {
+            meta::create(db)?;
+        }
+        let mut store = Store::open(db)?;
+        seal::seal(&mut store)?;
+        match kind {
+            Kind::Delta => delta(store, bytes),
+            Kind::PushReply => push_reply(store, &envelope::decode(bytes)?),
+            Kind::Notice => notice(db, &envelope::decode(bytes)?),
+            other => Err(Error::plain(format!("apply_delta takes what the server answered, not a {}", other.name()))),
+        }
+    })?;
+    boundary::ensure(db)?;
+    let [accepted, merged, rejected, later, held] = report.verdicts;
+    Ok(json!({
+        "more": report.more, "kind": kind.name(), "tables": report.tables, "rows": report.rows, "message": report.message,
+        "verdicts": { "accepted": accepted, "merged": merged, "rejected": rejected, "later": later, "held": held },
+    })
+    .to_string())
+}
+
+/// Runs `body` in one transaction, or in a savepoint of the application's; on an error everything is undone.
+pub fn transaction<T>(db: Db<'_>, body: impl FnOnce() -> Result<T>) -> Result<T> {
+    let own = db.autocommit();
+    // IMMEDIATE: a deferred one may find, halfway through, that somebody else has written.
+    let (begin, commit, undo) = if own {
+        ("BEGIN IMMEDIATE", "COMMIT", "ROLLBACK")
+    } else {
+        ("SAVEPOINT sync_call", "RELEASE sync_call", "ROLLBACK TO sync_call")
+    };
+    db.run(begin, &[])?;
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).unwrap_or_else(|_| Err(Error::panicked()));
+    let outcome = outcome.and_then(|value| db.run(commit, &[]).map(|()| value));
+    if outcome.is_err() && !(own && db.autocommit()) {
+        // A failing rollback leaves nothing better to do; the first error says why.
+        let _ = db.run(undo, &[]);
+        if !own {
+            let _ = db.run(commit, &[]);
+        }
+    }
+    outcome
+}
+
+fn delta(store: Store<'_>, bytes: &[u8]) -> Result<Report> {
+    let db = store.db;
+    let delta: Delta = envelope::decode(bytes)?;
+    batch::signed_in(db, &delta.user)?;
+    meta::set_number(db, "need_held", 0)?;
+    let mut store = store;
+    if let Some(new) = &delta.schema {
+        schema::apply(db, new)?;
+        store = Store::open(db)?;
+    }
+    check(&store, &delta)?;
+    if let Some(expected) = delta.expected_rows {
+        meta::set_number(db, "expected", i64::try_from(expected).unwrap_or(i64::MAX))?;
+    }
+    meta::set_number(db, "server_time", delta.server_time)?;
+    let (tables, rows, refetch) = match delta.publish {
+        None => (Vec::new(), stage(db, &delta, bytes)?, false),
+        Some(_) => while_applying(&mut store, |store| publish_all(store, &delta))?,
+    };
+    let mut tables = tables;
+    tables.sort();
+    Ok(Report { more: delta.more || refetch, tables, rows, verdicts: [0; 5], message: String::new() })
+}
+
+/// Walks a page before anything of it is kept: a page that cannot be applied must not block those behind it.
+fn check(store: &Store<'_>, delta: &Delta) -> Result<()> {
+    for changes in &delta.changes {
+        publish::named(delta, changes.bucket)?;
+        let at = store.by_tag(changes.table)?;
+        let info = &store.infos[at];
+        let walk = |bytes: &[u8], rows: u32, columns: usize, what: &str| {
+            let mut reader = row::Reader::new(bytes);
+            for _ in 0..rows {
+                for _ in 0..columns {
+                    reader.value()?;
+                }
+            }
+            if reader.is_empty() {
+                return Ok(());
+            }
+            Err(Error::damaged(format_args!("{what} of {:?} do not fit its columns", info.table.name)))
+        };
+        walk(&changes.rows, changes.row_count, info.tags.len(), "rows")?;
+        walk(&changes.gone, changes.gone_count, info.keys.len(), "keys")?;
+    }
+    delta.whole.iter().try_for_each(|position| publish::named(delta, *position).map(|_| ()))
+}
+
+fn stage(db: Db<'_>, delta: &Delta, bytes: &[u8]) -> Result<i64> {
+    let brings = !delta.changes.is_empty() || !delta.gone_buckets.is_empty() || !delta.gone_entries.is_empty();
+    if brings {
+        db.run("INSERT INTO main.sync_stage(page) VALUES (?1)", &[ValueRef::Blob(bytes)])?;
+    }
+    for gone in &delta.gone_buckets {
+        db.run("UPDATE main.sync_bucket SET staged = -1 WHERE bucket = ?1", &[ValueRef::Blob(&gone.0)])?;
+    }
+    mark_whole(db, delta)?;
+    meta::set(db, "pass", ValueRef::Blob(&delta.pass))?;
+    let rows: i64 = delta.changes.iter().map(|c| i64::from(c.row_count)).sum();
+    meta::set_number(db, "staged_rows", meta::number(db, "staged_rows")? + rows)?;
+    Ok(rows)
+}
+
+fn mark_whole(db: Db<'_>, delta: &Delta) -> Result<()> {
+    for position in &delta.whole {
+        let id = publish::register_bucket(db, publish::named(delta, *position)?)?;
+        db.run("UPDATE main.sync_bucket SET staged = 1 WHERE id = ?1", &[ValueRef::Integer(id)])?;
+    }
+    Ok(())
+}
+
+fn publish_all(store: &mut Store<'_>, delta: &Delta) -> Result<(Vec<String>, i64, bool)> {
+    let db = store.db;
+    let mut publish = Publish::new(store)?;
+    let staged = db.all("SELECT seq FROM main.sync_stage ORDER BY seq", &[], |r| Ok(r.integer(0)))?;
+    for seq in staged {
+        let page = db.first("SELECT page FROM main.sync_stage WHERE seq = ?1", &[ValueRef::Integer(seq)], |r| Ok(r.blob(0)))?;
+        publish.page(&envelope::decode(&page.unwrap_or_default())?)?;
+    }
+    publish.page(delta)?;
+    mark_whole(db, delta)?;
+    publish.finish(delta)?;
+    let (rows, tables) = (publish.rows, std::mem::take(&mut publish.tables));
+    drop(publish);
+    let tables = tables.into_iter().map(|at| store.infos[at].table.name.clone()).collect();
+    db.run("DELETE FROM main.sync_bucket WHERE staged = -1", &[])?;
+    db.run("UPDATE main.sync_bucket SET published = 1, staged = 0, refetch = 0 WHERE staged = 1", &[])?;
+    db.run("DELETE FROM main.sync_stage", &[])?;
+    meta::set(db, "cursor", ValueRef::Blob(&delta.cursor))?;
+    meta::set(db, "pass", ValueRef::Blob(&delta.pass))?;
+    meta::set_number(db, "staged_rows", 0)?;
+    meta::set_number(db, "complete", i64::from(delta.complete))?;
+    meta::set_number(db, "published_at", meta::now())?;
+    let refetch = publish::compare(db, &delta.sums)?;
+    batch::expire(db)?;
+    schema::drop_retired(db)?;
+    Ok((tables, rows, refetch))
+}
+
+fn push_reply(mut store: Store<'_>, reply: &PushReply) -> Result<Report> {
+    let mut verdicts = [0; 5];
+    while_applying(&mut store, |store| batch::answered(store, reply, &mut verdicts))?;
+    let note =
+        if reply.state == PushState::Taken && reply.message.is_empty() { ValueRef::Null } else { ValueRef::Text(&reply.message) };
+    meta::set(store.db, "notice", note)?;
+    Ok(Report { more: false, tables: Vec::new(), rows: 0, verdicts, message: reply.message.clone() })
+}
+
+/// Forgets the unfinished pass: its pages, and what they said of buckets.
+pub fn forget_pass(db: Db<'_>) -> Result<()> {
+    db.run("DELETE FROM main.sync_stage", &[])?;
+    db.run("UPDATE main.sync_bucket SET staged = 0", &[])?;
+    db.run("DELETE FROM main.sync_bucket WHERE NOT published AND NOT EXISTS (SELECT 1 FROM main.sync_part p WHERE p.bucket = sync_bucket.id)", &[])?;
+    meta::set_number(db, "staged_rows", 0)?;
+    meta::set(db, "pass", ValueRef::Blob(&[]))
+}
+
+fn notice(db: Db<'_>, notice: &Notice) -> Result<Report> {
+    let more = notice.kind != NoticeKind::Behind;
+    match notice.kind {
+        NoticeKind::NeedHeld => meta::set_number(db, "need_held", 1)?,
+        NoticeKind::Resync => {
+            forget_pass(db)?;
+            meta::set(db, "cursor", ValueRef::Blob(&[]))?;
+            meta::set_number(db, "resync", 1)?;
+            batch::requeue(db)?;
+        }
+        NoticeKind::Verified => {
+            forget_pass(db)?;
+            meta::set(db, "cursor", ValueRef::Blob(&notice.cursor))?;
+            meta::set_number(db, "resync", 0)?;
+            db.run("UPDATE main.sync_bucket SET refetch = 1, misses = 0", &[])?;
+            for bucket in &notice.keep {
+                db.run("UPDATE main.sync_bucket SET published = 1, refetch = 0 WHERE bucket = ?1", &[ValueRef::Blob(&bucket.0)])?;
+            }
+        }
+        NoticeKind::Behind | NoticeKind::Retry => {}
+    }
+    meta::set(db, "notice", ValueRef::Text(&notice.message))?;
+    Ok(Report { more, tables: Vec::new(), rows: 0, verdicts: [0; 5], message: notice.message.clone() })
+}

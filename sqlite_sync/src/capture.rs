@@ -1,0 +1,83 @@
+//! Capture of local writes by triggers in plain SQL: they work on connections that never loaded the extension and under
+//! trusted_schema=OFF.
+//!
+//! What must stay true: the log has no constraint that can fail (an outer OR IGNORE would swallow the failure, an outer OR
+//! REPLACE overrides a trigger's own clause); every row is logged *before* it changes, since AFTER triggers fire newest first and
+//! the application's may write in between; a row that OR REPLACE removes is logged by the statement that removes it, since it
+//! fires no delete trigger. The first entry of a key in a transaction then is what the row was before it (see `seal`).
+
+use crate::error::Result;
+use crate::host::Db;
+use crate::table::{quote, TableInfo};
+
+/// What an entry of the log says. `Was*` carry the whole row, the others only the key.
+pub const WAS_UPDATED: &str = "u";
+pub const WAS_DELETED: &str = "d";
+pub const WAS_REPLACED: &str = "r";
+/// An insert of this key begins; the key is -1 or NULL when SQLite has yet to choose it.
+pub const BEGINS: &str = "b";
+/// A row of this key was inserted.
+pub const INSERTED: &str = "i";
+// And "k": a row is about to get this key.
+
+const TEMPLATE: &str = include_str!("sql/capture.sql");
+const NAMES: [&str; 5] = ["insert", "inserted", "update", "rekey", "delete"];
+
+/// Gives the log room for `columns` columns.
+pub fn widen(db: Db<'_>, columns: usize) -> Result<()> {
+    let have = db.number("SELECT count(*) FROM pragma_table_info('sync_log') WHERE name GLOB 'c[0-9]*'", &[])?;
+    for number in have as usize + 1..=columns {
+        db.run(&format!("ALTER TABLE main.sync_log ADD COLUMN c{number}"), &[])?;
+    }
+    Ok(())
+}
+
+/// Creates a table's triggers, or replaces them.
+pub fn install(db: Db<'_>, info: &TableInfo) -> Result<()> {
+    let script = fill(TEMPLATE, |name| match name {
+        "id" => info.id.to_string(),
+        "table" => quote(&info.table.name),
+        "log_all" => info.list(|_, i| format!("c{}", i + 1)),
+        "log_key" => joined(info, ", ", |_, at| format!("c{}", at + 1)),
+        "old_all" => info.list(|c, _| format!("old.{c}")),
+        "all" => info.list(|c, _| c.into()),
+        "new_key" => joined(info, ", ", |c, _| format!("new.{c}")),
+        "key" => joined(info, ", ", |c, _| c.into()),
+        "is_new" => joined(info, " AND ", |c, _| format!("{c} = new.{c}")),
+        "moved" => joined(info, " OR ", |c, _| format!("new.{c} IS NOT old.{c}")),
+        "logged" => joined(info, " AND ", |c, at| format!("c{} IS new.{c}", at + 1)),
+        other => format!("{{{other}}}"),
+    });
+    remove(db, info)?;
+    script.iter().try_for_each(|statement| db.run(statement, &[]))
+}
+
+/// Fills in a template in one walk, so that a name with braces or blank lines in it is never looked at again.
+fn fill(template: &str, value: impl Fn(&str) -> String) -> Vec<String> {
+    let statement = |text: &str| {
+        let mut out = String::new();
+        let mut rest = text;
+        while let Some((before, after)) = rest.split_once('{') {
+            out.push_str(before);
+            let Some((name, behind)) = after.split_once('}') else { break };
+            out.push_str(&value(name));
+            rest = behind;
+        }
+        out.push_str(rest);
+        out
+    };
+    template.split("\n\n").map(statement).collect()
+}
+
+/// Drops a table's triggers.
+pub fn remove(db: Db<'_>, info: &TableInfo) -> Result<()> {
+    for name in NAMES {
+        db.run(&format!("DROP TRIGGER IF EXISTS main.sync_{}_{name}", info.id), &[])?;
+    }
+    Ok(())
+}
+
+fn joined(info: &TableInfo, separator: &str, with: impl Fn(&str, usize) -> String) -> String {
+    let parts: Vec<_> = info.keys.iter().map(|k| with(&quote(&info.table.columns[*k].name), *k)).collect();
+    parts.join(separator)
+}

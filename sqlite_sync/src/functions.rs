@@ -1,0 +1,112 @@
+//! The SQL functions. All have side effects, so none may be used in a trigger, a view or a schema (DIRECTONLY).
+
+use crate::apply::{self, transaction};
+use crate::error::{Error, Result};
+use crate::host::{self, Answer, Db};
+use crate::store::Store;
+use crate::{batch, boundary, meta, pull, seal, sums, wipe};
+use sqlite_loadable::FunctionFlags;
+use std::collections::BTreeMap;
+use sync_shared::ValueRef;
+
+/// Registers every function on a connection.
+pub fn register(db: Db<'_>) -> Result<()> {
+    let flags = FunctionFlags::DIRECTONLY;
+    host::define(db, "pull_request", 0, flags, |db, _| {
+        let bytes = pull::pull_request(db)?;
+        boundary::ensure(db)?;
+        Ok(Answer::Blob(bytes))
+    })?;
+    host::define(db, "apply_delta", 1, flags, |db, args| match args {
+        [ValueRef::Blob(bytes)] => Ok(Answer::Text(apply::apply_delta(db, bytes)?)),
+        _ => Err(Error::plain("apply_delta(blob) takes the bytes that the server answered, unchanged")),
+    })?;
+    host::define(db, "pending_ops", 0, flags, |db, _| Ok(pending_ops(db)?.map_or(Answer::Null, Answer::Blob)))?;
+    host::define(db, "sync_subscribe", 2, flags, |db, args| match args {
+        [ValueRef::Text(rule), ValueRef::Text(params)] => subscribe(db, rule, params),
+        _ => Err(Error::plain("sync_subscribe(rule, params) takes two texts; params is JSON such as '{\"name\":\"value\"}'")),
+    })?;
+    for count in [1, 2] {
+        host::define(db, "sync_unsubscribe", count, flags, |db, args| match args {
+            [ValueRef::Text(rule)] => unsubscribe(db, rule, None),
+            [ValueRef::Text(rule), ValueRef::Text(params)] => unsubscribe(db, rule, Some(params)),
+            _ => Err(Error::plain("sync_unsubscribe(rule[, params]) takes texts; without params all of the rule's go")),
+        })?;
+    }
+    host::define(db, "sync_verify", 0, flags, |db, _| {
+        let report = transaction(db, || {
+            ready(db)?;
+            sums::verify(&mut Store::open(db)?)
+        })?;
+        Ok(Answer::Text(report.to_string()))
+    })?;
+    host::define(db, "sync_sign_out", 1, flags, |db, args| match args {
+        [ValueRef::Text("keep")] => wipe::keep(db),
+        [ValueRef::Text("wipe")] => wipe::wipe(db),
+        _ => Err(Error::plain("sync_sign_out takes 'keep' (rows and unsent writes stay) or 'wipe' (everything synced goes)")),
+    })?;
+    host::define(db, "sync_version", 0, flags, |_, _| Ok(Answer::Text(env!("CARGO_PKG_VERSION").into())))
+}
+
+/// Refuses where nothing was ever synced.
+pub fn ready(db: Db<'_>) -> Result<()> {
+    if meta::present(db)? {
+        return Ok(());
+    }
+    Err(Error::plain("this database has not synced yet: call pull_request() first"))
+}
+
+fn pending_ops(db: Db<'_>) -> Result<Option<Vec<u8>>> {
+    if !db.autocommit() {
+        return Err(Error::plain(
+            "pending_ops cannot work inside an open transaction, whose rows may still be rolled back: COMMIT first",
+        ));
+    }
+    if !meta::present(db)? {
+        return Ok(None);
+    }
+    let next = transaction(db, || {
+        seal::seal(&mut Store::open(db)?)?;
+        batch::next_push(db)
+    })?;
+    boundary::ensure(db)?;
+    Ok(next)
+}
+
+/// Parameters as JSON with sorted names, so that the same ones are the same text.
+fn normal(params: &str) -> Result<String> {
+    let wrong = || Error::plain("the parameters must be a JSON object of texts, such as '{\"name\":\"value\"}'");
+    let read: BTreeMap<String, serde_json::Value> = serde_json::from_str(params).map_err(|_| wrong())?;
+    let texts: BTreeMap<String, String> = read
+        .into_iter()
+        .map(|(name, value)| match value {
+            serde_json::Value::String(text) => Ok((name, text)),
+            serde_json::Value::Number(number) => Ok((name, number.to_string())),
+            serde_json::Value::Bool(yes) => Ok((name, yes.to_string())),
+            _ => Err(wrong()),
+        })
+        .collect::<Result<_>>()?;
+    serde_json::to_string(&texts).map_err(|_| wrong())
+}
+
+fn subscribe(db: Db<'_>, rule: &str, params: &str) -> Result<Answer> {
+    let params = normal(params)?;
+    transaction(db, || {
+        if !meta::present(db)? {
+            meta::create(db)?;
+        }
+        db.run("INSERT OR IGNORE INTO main.sync_subscription VALUES (?1, ?2)", &[ValueRef::Text(rule), ValueRef::Text(&params)])
+    })?;
+    Ok(Answer::Null)
+}
+
+fn unsubscribe(db: Db<'_>, rule: &str, params: Option<&str>) -> Result<Answer> {
+    let params = params.map(normal).transpose()?;
+    let gone = transaction(db, || {
+        ready(db)?;
+        let binds = [ValueRef::Text(rule), params.as_deref().map_or(ValueRef::Null, ValueRef::Text)];
+        db.run("DELETE FROM main.sync_subscription WHERE rule = ?1 AND (?2 IS NULL OR params = ?2)", &binds)?;
+        Ok(db.changes())
+    })?;
+    Ok(Answer::Integer(gone))
+}

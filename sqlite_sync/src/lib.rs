@@ -1,0 +1,62 @@
+//! The device's half of pg_sync: a SQLite extension that keeps an ordinary database file in step with Postgres.
+//!
+//! # Layout
+//! From the outside in; each module only uses those below it.
+//! - [`functions`]: the SQL functions, and their arguments
+//! - [`apply`]: `apply_delta`, one transaction per message; staging of pages
+//! - [`pull`]: `pull_request`; [`wipe`]: `sync_sign_out`; [`sums`]: `sync_verify` and the sums for the server
+//! - [`publish`]: pages become visible rows, with membership and sums
+//! - [`batch`]: local transactions on their way; [`seal`]: the capture log becomes batches
+//! - [`store`]: visible rows, shadow rows, and the rebase of one on the other
+//! - [`schema`]: tables from the server's schema; [`capture`]: their triggers, in plain SQL
+//! - [`boundary`]: which rows of the log are one transaction
+//! - [`table`], [`meta`], [`error`]: a table's statements; remembered values; errors
+//! - [`host`]: every unsafe call into SQLite
+//!
+//! `sql/tables.sql` shows everything the library keeps in the file.
+#![deny(unsafe_code)]
+
+mod apply;
+mod batch;
+mod boundary;
+mod capture;
+mod error;
+mod functions;
+mod host;
+mod meta;
+mod publish;
+mod pull;
+mod schema;
+mod seal;
+mod store;
+mod sums;
+mod table;
+mod wipe;
+
+use sqlite_loadable::ext::{sqlite3, sqlite3_api_routines};
+use std::ffi::{c_char, c_uint};
+
+/// The entry point that SQLite looks for in `libsqlite_sync`.
+///
+/// # Safety
+/// To be called by SQLite alone, when it loads the extension.
+#[allow(unsafe_code)]
+#[no_mangle]
+pub unsafe extern "C" fn sqlite3_sqlitesync_init(
+    db: *mut sqlite3,
+    message: *mut *mut c_char,
+    api: *mut sqlite3_api_routines,
+) -> c_uint {
+    // SAFETY: SQLite's own arguments, passed on as they came.
+    unsafe {
+        host::enter(db, message, api, |db| {
+            boundary::register(db)?;
+            functions::register(db)?;
+            // A file that cannot be written to now, or that another library made, must still load; each function asks again.
+            if matches!(meta::present(db), Ok(true)) {
+                let _ = boundary::ensure(db);
+            }
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,60 @@
+//! `pull_request`: what the device has, so that the server can say what changed.
+
+use crate::apply::transaction;
+use crate::error::Result;
+use crate::host::Db;
+use crate::meta;
+use crate::store::Store;
+use crate::sums;
+use serde_bytes::ByteBuf;
+use sync_shared::envelope;
+use sync_shared::hash::{BucketId, SetDigest};
+use sync_shared::limits;
+use sync_shared::message::{PullRequest, Subscription};
+
+/// The bytes of the next pull.
+pub fn pull_request(db: Db<'_>) -> Result<Vec<u8>> {
+    transaction(db, || {
+        if !meta::present(db)? {
+            meta::create(db)?;
+        }
+        // The next round may push again.
+        db.run("DELETE FROM main.sync_meta WHERE name IN ('deferred', 'stalls', 'asked')", &[])?;
+        let pass = meta::blob(db, "pass")?;
+        if pass.is_empty() {
+            // From this pass on their coming is expected: one that does not come is not ours any more.
+            db.run("UPDATE main.sync_bucket SET refetch = 2 WHERE refetch = 1", &[])?;
+        }
+        let held = held(db)?;
+        let resync = meta::number(db, "resync")? != 0;
+        let sums = if resync { Some(sums::for_server(&mut Store::open(db)?)?) } else { None };
+        let request = PullRequest {
+            device: meta::device(db)?,
+            cursor: ByteBuf::from(meta::blob(db, "cursor")?),
+            pass: ByteBuf::from(pass),
+            schema: meta::number(db, "generation")?,
+            held: SetDigest::of(&held),
+            held_list: (meta::number(db, "need_held")? != 0).then_some(held),
+            sums,
+            subscriptions: subscriptions(db)?,
+            page_bytes: u32::try_from(meta::setting(db, "page_bytes", 1 << 20)?)
+                .unwrap_or(limits::PAGE_BYTES)
+                .min(limits::PAGE_BYTES),
+        };
+        Ok(envelope::encode(&request)?)
+    })
+}
+
+/// Buckets that the device holds: published or staged completely, and neither leaving nor to be fetched again.
+fn held(db: Db<'_>) -> Result<Vec<BucketId>> {
+    let sql =
+        "SELECT bucket FROM main.sync_bucket WHERE staged = 1 OR (published AND staged = 0 AND refetch = 0) ORDER BY bucket";
+    db.all(sql, &[], |r| Ok(BucketId(r.blob(0).try_into().unwrap_or_default())))
+}
+
+fn subscriptions(db: Db<'_>) -> Result<Vec<Subscription>> {
+    db.all("SELECT rule, params FROM main.sync_subscription ORDER BY rule, params", &[], |r| {
+        let params: std::collections::BTreeMap<String, String> = serde_json::from_str(&r.text(1)).unwrap_or_default();
+        Ok(Subscription { rule: r.text(0), params: params.into_iter().collect() })
+    })
+}

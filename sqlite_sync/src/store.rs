@@ -1,0 +1,318 @@
+//! Rows of synced tables: the visible ones, and the shadows that hold the server's version where the two differ.
+//!
+//! What must stay true: a key without a shadow shows exactly the server's row. A key has a shadow while an unconfirmed batch
+//! touches it, or while its row could not be written (`error`); [`Store::settle`] alone decides when it goes.
+
+use crate::error::{Error, Result};
+use crate::host::{Db, Statement};
+use crate::meta;
+use crate::table::{self, values, Key, TableInfo};
+use std::collections::HashMap;
+use sync_shared::hash::Tag;
+use sync_shared::message::{Change, ChangeKind};
+use sync_shared::{row, Value, ValueRef};
+
+/// A row, or that there is none.
+pub type MaybeRow = Option<Vec<Value>>;
+
+/// Names a row: the table's place in [`Store::infos`], and [`Key::bytes`].
+pub type Place = (usize, Vec<u8>);
+
+/// The tables, with the statements that one call needs again and again.
+pub struct Store<'c> {
+    pub db: Db<'c>,
+    pub infos: Vec<TableInfo>,
+    rows: Vec<Option<RowStatements<'c>>>,
+    get_shadow: Statement<'c>,
+    set_shadow: Statement<'c>,
+    drop_shadow: Statement<'c>,
+    pending: Statement<'c>,
+    /// What a publish wrote, kept only where triggers of the application may have changed it again.
+    pub written: Option<HashMap<Place, MaybeRow>>,
+}
+
+struct RowStatements<'c> {
+    select: Statement<'c>,
+    upsert: Statement<'c>,
+    delete: Statement<'c>,
+}
+
+/// The server's version of a row.
+pub struct Shadow {
+    pub row: MaybeRow,
+    pub error: Option<String>,
+}
+
+impl<'c> Store<'c> {
+    pub fn open(db: Db<'c>) -> Result<Self> {
+        let infos = table::load(db)?;
+        Ok(Store {
+            db,
+            rows: infos.iter().map(|_| None).collect(),
+            infos,
+            get_shadow: db.prepare("SELECT body, error FROM main.sync_shadow WHERE tbl = ?1 AND key = ?2")?,
+            set_shadow: db.prepare("INSERT OR REPLACE INTO main.sync_shadow VALUES (?1, ?2, ?3, ?4)")?,
+            drop_shadow: db.prepare("DELETE FROM main.sync_shadow WHERE tbl = ?1 AND key = ?2")?,
+            pending: db.prepare(
+                "SELECT c.body FROM main.sync_change c JOIN main.sync_batch b ON b.id = c.batch \
+                 WHERE c.tbl = ?1 AND c.key = ?2 AND b.replay AND b.state IN (0, 1, 4) ORDER BY c.id",
+            )?,
+            written: None,
+        })
+    }
+
+    /// The place of the table with this tag.
+    pub fn by_tag(&self, tag: Tag) -> Result<usize> {
+        self.infos
+            .iter()
+            .position(|t| t.table.tag == tag)
+            .ok_or_else(|| Error::damaged(format_args!("table tag {tag} is not in the schema")))
+    }
+
+    /// The place of the table with this number.
+    pub fn by_id(&self, id: i64) -> Option<usize> {
+        self.infos.iter().position(|t| t.id == id)
+    }
+
+    fn statements(&mut self, at: usize) -> Result<&mut RowStatements<'c>> {
+        let (info, db) = (&self.infos[at], self.db);
+        let slot = &mut self.rows[at];
+        if slot.is_none() {
+            *slot = Some(RowStatements {
+                select: db.prepare(&info.select())?,
+                upsert: db.prepare(&info.upsert())?,
+                delete: db.prepare(&info.delete())?,
+            });
+        }
+        slot.as_mut().ok_or_else(|| Error::plain("a statement is missing"))
+    }
+
+    /// The visible row.
+    pub fn visible(&mut self, at: usize, key: &Key) -> Result<MaybeRow> {
+        let count = self.infos[at].tags.len();
+        self.statements(at)?.select.first(&key.refs(), |row| Ok(values(row, 0, count)))
+    }
+
+    /// Writes the visible row.
+    pub fn write(&mut self, at: usize, row: &[ValueRef<'_>]) -> Result<()> {
+        self.statements(at)?.upsert.run(row)?;
+        if self.written.is_some() {
+            let row: Vec<Value> = row.iter().map(|v| (*v).to_owned()).collect();
+            let place = (at, self.infos[at].key_of(&row).bytes());
+            self.written.get_or_insert_default().insert(place, Some(row));
+        }
+        Ok(())
+    }
+
+    /// Removes the visible row.
+    pub fn remove(&mut self, at: usize, key: &Key) -> Result<()> {
+        self.statements(at)?.delete.run(&key.refs())?;
+        if let Some(written) = &mut self.written {
+            written.insert((at, key.bytes()), None);
+        }
+        Ok(())
+    }
+
+    fn show(&mut self, at: usize, key: &Key, row: &MaybeRow) -> Result<()> {
+        match row {
+            Some(row) => self.write(at, &row.iter().map(Value::as_ref).collect::<Vec<_>>()),
+            None => self.remove(at, key),
+        }
+    }
+
+    /// The server's version, where it is kept apart.
+    pub fn shadow(&mut self, at: usize, key: &Key) -> Result<Option<Shadow>> {
+        let (info, mut scratch) = (&self.infos[at], Vec::new());
+        self.get_shadow.first(&[ValueRef::Integer(info.id), key.stored(&mut scratch)], |row| {
+            let body = match row.value(0) {
+                ValueRef::Blob(bytes) => Some(unpack(info, bytes)?),
+                _ => None,
+            };
+            Ok(Shadow { row: body, error: if let ValueRef::Text(t) = row.value(1) { Some(t.to_owned()) } else { None } })
+        })
+    }
+
+    /// Keeps the server's version apart.
+    pub fn set_shadow(&mut self, at: usize, key: &Key, row: Option<&[ValueRef<'_>]>, error: Option<&str>) -> Result<()> {
+        let (info, mut scratch) = (&self.infos[at], Vec::new());
+        let body = row.map(|row| pack(info, row));
+        let body = body.as_ref().map_or(ValueRef::Null, |b| ValueRef::Blob(b));
+        let error = error.map_or(ValueRef::Null, ValueRef::Text);
+        self.set_shadow.run(&[ValueRef::Integer(info.id), key.stored(&mut scratch), body, error])
+    }
+
+    /// The changes of unconfirmed batches to one row, in order.
+    fn pending(&mut self, at: usize, key: &Key) -> Result<Vec<Change>> {
+        let mut scratch = Vec::new();
+        self.pending.all(&[ValueRef::Integer(self.infos[at].id), key.stored(&mut scratch)], |row| unpack_change(&row.blob(0)))
+    }
+
+    /// Makes the visible row the server's version plus the pending changes, replayed in order; without any the shadow goes.
+    ///
+    /// A row that cannot be written stays as it is, with the reason in its shadow; it is tried again at each publish.
+    pub fn settle(&mut self, at: usize, key: &Key) -> Result<()> {
+        let Some(shadow) = self.shadow(at, key)? else { return Ok(()) };
+        let pending = self.pending(at, key)?;
+        let mut row = shadow.row.clone();
+        for change in &pending {
+            row = replay(&self.infos[at], row, change);
+        }
+        let error = match self.show(at, key, &row) {
+            Ok(()) => None,
+            Err(error) => Some(self.set_aside(error)?),
+        };
+        if pending.is_empty() && error.is_none() {
+            let mut scratch = Vec::new();
+            return self.drop_shadow.run(&[ValueRef::Integer(self.infos[at].id), key.stored(&mut scratch)]);
+        }
+        if error != shadow.error {
+            let row: Option<Vec<_>> = shadow.row.as_ref().map(|r| r.iter().map(Value::as_ref).collect());
+            self.set_shadow(at, key, row.as_deref(), error.as_deref())?;
+        }
+        Ok(())
+    }
+
+    /// The reason to keep a row apart, or the error itself when it is not about this row alone.
+    pub fn set_aside(&self, error: Error) -> Result<String> {
+        if !error.is_constraint() {
+            return Err(error);
+        }
+        if self.db.autocommit() {
+            return Err(Error::plain(format!("a trigger of the application undid the whole publish with RAISE(ROLLBACK) ({error}): use RAISE(ABORT) there, which sets only the row aside")));
+        }
+        Ok(error.to_string())
+    }
+
+    /// Settles every row that a batch touches.
+    pub fn settle_batch(&mut self, batch: i64) -> Result<()> {
+        for (at, key) in self.keys_of("SELECT tbl, key FROM main.sync_change WHERE batch = ?1", &[ValueRef::Integer(batch)])? {
+            self.settle(at, &key)?;
+        }
+        Ok(())
+    }
+
+    /// Table and key from a query that selects them.
+    pub fn keys_of(&self, sql: &str, binds: &[ValueRef<'_>]) -> Result<Vec<(usize, Key)>> {
+        let found = self.db.all(sql, binds, |row| {
+            let at = self.by_id(row.integer(0));
+            at.map(|at| Ok((at, Key::from_stored(row.value(1), self.infos[at].keys.len())?))).transpose()
+        })?;
+        Ok(found.into_iter().flatten().collect())
+    }
+}
+
+/// One pending change on top of a row.
+fn replay(info: &TableInfo, row: MaybeRow, change: &Change) -> MaybeRow {
+    let mut row = match (change.kind, row) {
+        (ChangeKind::Delete, _) | (ChangeKind::Update, None) => return None,
+        (_, Some(row)) => row,
+        (ChangeKind::Insert, None) => {
+            let mut row = vec![Value::Null; info.tags.len()];
+            for (k, value) in info.keys.iter().zip(&change.key) {
+                row[*k] = value.clone();
+            }
+            row
+        }
+    };
+    for (tag, value) in change.columns.iter().zip(&change.new) {
+        if let Some(at) = info.position(*tag) {
+            row[at] = value.clone();
+        }
+    }
+    Some(row)
+}
+
+/// A row with its columns' tags, so that it survives changes of the schema.
+fn pack(info: &TableInfo, row: &[ValueRef<'_>]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (tag, value) in info.tags.iter().zip(row).filter(|(_, v)| **v != ValueRef::Null) {
+        row::put(&mut out, ValueRef::Integer(i64::from(*tag)));
+        row::put(&mut out, *value);
+    }
+    out
+}
+
+fn unpack(info: &TableInfo, bytes: &[u8]) -> Result<Vec<Value>> {
+    let mut row = vec![Value::Null; info.tags.len()];
+    let mut reader = row::Reader::new(bytes);
+    while !reader.is_empty() {
+        let (tag, value) = (reader.value()?, reader.value()?);
+        if let ValueRef::Integer(tag) = tag {
+            if let Some(at) = Tag::try_from(tag).ok().and_then(|t| info.position(t)) {
+                row[at] = value.to_owned();
+            }
+        }
+    }
+    Ok(row)
+}
+
+/// A change as `sync_change` holds it.
+pub fn pack_change(change: &Change) -> Result<Vec<u8>> {
+    rmp_serde::to_vec(change).map_err(|e| Error::plain(e.to_string()))
+}
+
+/// Back from [`pack_change`].
+pub fn unpack_change(bytes: &[u8]) -> Result<Change> {
+    rmp_serde::from_slice(bytes)
+        .map_err(|_| Error::plain("sync_change is damaged: restore this database or start from an empty one"))
+}
+
+/// Runs `body` with `applying` set, and the triggers of this connection as the tables need them.
+///
+/// Without triggers of the application on synced tables all are switched off, since ours would only find the guard set.
+pub fn while_applying<T>(store: &mut Store<'_>, body: impl FnOnce(&mut Store<'_>) -> Result<T>) -> Result<T> {
+    let db = store.db;
+    let watched = db.number(
+        "SELECT EXISTS (SELECT 1 FROM (SELECT tbl_name, name, type FROM main.sqlite_schema UNION ALL SELECT tbl_name, name, type FROM temp.sqlite_schema) s \
+         JOIN main.sync_table t ON t.name = s.tbl_name COLLATE NOCASE WHERE s.type = 'trigger' AND s.name NOT LIKE 'sync\\_%' ESCAPE '\\')",
+        &[],
+    )? != 0;
+    let before = db.triggers(-1);
+    let watched = watched && before;
+    db.run("UPDATE main.sync_guard SET applying = ?1", &[ValueRef::Integer(if watched { 2 } else { 1 })])?;
+    if !watched {
+        db.triggers(0);
+    } else {
+        store.written = Some(HashMap::new());
+    }
+    let outcome = body(store).and_then(|value| {
+        if watched {
+            db.triggers(0);
+            undo_triggers(store)?;
+        }
+        Ok(value)
+    });
+    if before {
+        db.triggers(1);
+    }
+    let value = outcome?;
+    db.run("UPDATE main.sync_guard SET applying = 0", &[])?;
+    Ok(value)
+}
+
+/// What the application's triggers did to synced rows during a publish gives way to the server's values.
+fn undo_triggers(store: &mut Store<'_>) -> Result<()> {
+    let written = store.written.take().unwrap_or_default();
+    let logged = crate::seal::read_log(store)?;
+    let mut undone = 0;
+    for group in logged {
+        for (place, base) in group.touched {
+            let expected = written.get(&place).unwrap_or(&base.row);
+            let (at, key) = (place.0, Key(row::decode(&place.1)?));
+            if store.visible(at, &key)? != *expected {
+                undone += 1;
+                store.show(at, &key, expected)?;
+            }
+        }
+    }
+    crate::seal::clear_log(store.db)?;
+    if undone > 0 {
+        let text = format!(
+            "triggers of the application changed {undone} synced rows during a publish; the server's values were put back"
+        );
+        meta::set(store.db, "trigger_problem", ValueRef::Text(&text))?;
+    } else {
+        store.db.run("DELETE FROM main.sync_meta WHERE name = 'trigger_problem'", &[])?;
+    }
+    Ok(())
+}

@@ -1,0 +1,76 @@
+//! Signing out: the next user starts afresh, or nothing stays readable in the file.
+
+use crate::apply::{forget_pass, transaction};
+use crate::error::{Error, Result};
+use crate::functions::ready;
+use crate::host::{Answer, Db};
+use crate::store::Store;
+use crate::table::{self, quote};
+use crate::{capture, meta, seal};
+use serde_json::json;
+use sync_shared::ValueRef;
+
+/// Forgets user and cursor; rows and unsent writes stay until somebody signs in.
+pub fn keep(db: Db<'_>) -> Result<Answer> {
+    transaction(db, || {
+        ready(db)?;
+        seal::seal(&mut Store::open(db)?)?;
+        forget_pass(db)?;
+        meta::set(db, "cursor", ValueRef::Blob(&[]))?;
+        meta::set(db, "user", ValueRef::Text(""))?;
+        // Nothing is claimed as held: the next user gets all of their buckets, and those of nobody go.
+        db.run("UPDATE main.sync_bucket SET refetch = 1", &[])
+    })?;
+    let pending = db.number("SELECT count(*) FROM main.sync_pending", &[])?;
+    Ok(Answer::Text(json!({ "kept": true, "pending": pending }).to_string()))
+}
+
+/// Removes every synced table and everything the library keeps, and overwrites what they occupied.
+pub fn wipe(db: Db<'_>) -> Result<Answer> {
+    if !db.autocommit() {
+        return Err(Error::plain("sync_sign_out('wipe') cannot work inside an open transaction: COMMIT first"));
+    }
+    if !meta::present(db)? {
+        return Ok(Answer::Text(json!({ "wiped": true, "advice": "" }).to_string()));
+    }
+    let before = db.number("PRAGMA main.secure_delete", &[])?;
+    db.run("PRAGMA main.secure_delete = ON", &[])?;
+    let triggers = db.triggers(-1);
+    db.triggers(0);
+    let outcome = transaction(db, || {
+        for info in table::load(db)? {
+            capture::remove(db, &info)?;
+            db.run(&format!("DROP TABLE IF EXISTS {}", info.name()), &[])?;
+        }
+        let own = db.all("SELECT type, name FROM main.sqlite_schema WHERE name LIKE 'sync\\_%' ESCAPE '\\' AND type IN ('table', 'view') ORDER BY type DESC", &[], |r| {
+            Ok((r.text(0), r.text(1)))
+        })?;
+        for (kind, name) in own {
+            db.run(&format!("DROP {kind} main.{}", quote(&name)), &[])?;
+        }
+        overwrite_free_pages(db)
+    });
+    if triggers {
+        db.triggers(1);
+    }
+    db.run(&format!("PRAGMA main.secure_delete = {before}"), &[])?;
+    outcome?;
+    // The write-ahead log still has old pages; it can be emptied unless somebody is reading.
+    let busy = db.first("PRAGMA main.wal_checkpoint(TRUNCATE)", &[], |r| Ok(r.integer(0))).ok().flatten().unwrap_or(1) != 0;
+    let advice = if busy { "run PRAGMA wal_checkpoint(TRUNCATE), then VACUUM" } else { "run VACUUM to give the space back" };
+    Ok(Answer::Text(json!({ "wiped": true, "advice": advice }).to_string()))
+}
+
+/// Rows deleted earlier may still be readable in free pages: fills them once, and lets secure_delete zero them.
+fn overwrite_free_pages(db: Db<'_>) -> Result<()> {
+    let free = db.number("PRAGMA main.freelist_count", &[])?;
+    let page = db.number("PRAGMA main.page_size", &[])?;
+    db.run("CREATE TABLE main.sync_filler(x)", &[])?;
+    let mut fill = db.prepare("INSERT INTO main.sync_filler VALUES (zeroblob(?1))")?;
+    // One page's worth at a time keeps every blob below SQLite's length limit.
+    for _ in 0..free {
+        fill.run(&[ValueRef::Integer(page - 100)])?;
+    }
+    drop(fill);
+    db.run("DROP TABLE main.sync_filler", &[])
+}

@@ -203,10 +203,10 @@ impl<'p> Evaluator<'p> {
 
     fn evaluate(&self, state: *mut pg_sys::ExprState) -> (pg_sys::Datum, bool) {
         let mut is_null = false;
-        // SAFETY: an initialised state; the context's scan tuple is the current row.
+        // SAFETY: an initialised state; the context's scan tuple is the current row. The boundary turns an ERROR into an unwind.
         let value = unsafe {
             match (*state).evalfunc {
-                Some(evaluate) => evaluate(state, self.context, &mut is_null),
+                Some(evaluate) => pg_sys::ffi::pg_guard_ffi_boundary(|| evaluate(state, self.context, &mut is_null)),
                 None => pg_sys::Datum::null(),
             }
         };

@@ -45,6 +45,8 @@ pub struct Pass {
     pub running: Option<Running>,
     /// How many passes ended without a publish: each doubles the page.
     pub doublings: u8,
+    /// Everything up to this priority is staged and waits to be published.
+    pub staged: Option<u8>,
 }
 
 /// An unfinished pass.

@@ -217,6 +217,7 @@ impl Server {
         held: Vec<BucketId>,
     ) -> Delta {
         let doublings = pass.as_ref().map_or(0, |p| p.doublings);
+        let staged = pass.as_ref().and_then(|p| p.staged);
         let wanted = request.page_bytes.clamp(PAGE_BYTES_MIN, limits::PAGE_BYTES) as usize;
         let mut page = Page::new((wanted << doublings.min(16)).min(PAGE_BYTES_MAX));
         let entries: HashSet<EntryId> = match &running {
@@ -233,25 +234,30 @@ impl Server {
             delta.gone_buckets = held.iter().filter(|b| !ids.contains(b)).copied().collect();
             delta.gone_entries = base.entries.iter().filter(|e| !entries.contains(e)).copied().collect();
         }
-        let walk = self.walk(&base, &entries, &fresh, running.as_ref(), &mut page);
+        let walk = self.walk(&base, &entries, &fresh, running.as_ref(), staged, &mut page);
         match (walk, running) {
             (Walk::All, None) => self.publish(&mut delta, base, ALL, &entries, &page, pass.is_some()),
             (Walk::Publish(upto), None) => self.publish(&mut delta, base, upto, &entries, &page, pass.is_some()),
             // A pass over several pages saw several snapshots: the next one catches up from its first.
             (Walk::All | Walk::Publish(_), Some(ended)) => {
                 let next = self.moved(base, ended.upto, &ended.start, &entries);
-                delta.pass = cursor::encode(&Pass { base: next, running: None, doublings: doublings.saturating_add(1) });
+                delta.pass = cursor::encode(&Pass {
+                    base: next,
+                    running: None,
+                    doublings: doublings.saturating_add(1),
+                    staged: Some(ended.upto),
+                });
             }
             (Walk::Cut(position), Some(going)) => {
                 let running = Some(Running { position, ..going });
-                delta.pass = cursor::encode(&Pass { base, running, doublings });
+                delta.pass = cursor::encode(&Pass { base, running, doublings, staged });
             }
             (Walk::Cut(position), None) => {
                 let entries = entries.iter().copied().collect();
                 let upto = position.priority;
                 delta.expected_rows = Some(self.expected(&fresh));
                 let running = Some(Running { start: self.now.clone(), upto, entries, fresh, position });
-                delta.pass = cursor::encode(&Pass { base, running, doublings });
+                delta.pass = cursor::encode(&Pass { base, running, doublings, staged });
             }
         }
         delta.more = !delta.complete;
@@ -341,7 +347,15 @@ impl Server {
     }
 
     /// Fills the page in the order of work, from where the pass stands.
-    fn walk(&self, base: &Cursor, entries: &HashSet<EntryId>, fresh: &Fresh, running: Option<&Running>, page: &mut Page) -> Walk {
+    fn walk(
+        &self,
+        base: &Cursor,
+        entries: &HashSet<EntryId>,
+        fresh: &Fresh,
+        running: Option<&Running>,
+        staged: Option<u8>,
+        page: &mut Page,
+    ) -> Walk {
         let mut sources: HashMap<EntryId, Source<'_>> = HashMap::new();
         for rule in &self.rules {
             for entry in rule.entries.iter().filter(|e| entries.contains(&e.id)) {
@@ -364,7 +378,6 @@ impl Server {
                 _ => None,
             };
             let first_time = base.level(priority).is_none();
-            let extent = page.extent();
             let (cut, new) = self.walk_priority(priority, base, &known, fresh, step, &mut sources, page);
             if let Some(step) = cut {
                 if let (None, Some((done, before))) = (running, complete) {
@@ -373,8 +386,7 @@ impl Server {
                 }
                 return Walk::Cut(Position { priority, step });
             }
-            let _ = extent;
-            if first_time || new {
+            if first_time || new || staged >= Some(priority) {
                 complete = Some((priority, page.extent()));
             }
         }

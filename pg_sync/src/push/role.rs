@@ -1,0 +1,77 @@
+//! Whose rights and whose settings a part of push runs with.
+#![allow(unsafe_code)]
+
+use crate::error::spi;
+use crate::render::pinned;
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+/// The owner of the schema `sync`: catalog, op log and devices are read and written with its rights.
+pub fn owner() -> pg_sys::Oid {
+    let found = pinned(|| {
+        Spi::connect(|c| {
+            c.select("SELECT nspowner FROM pg_catalog.pg_namespace WHERE nspname = 'sync'", Some(1), &[])?.first().get_one()
+        })
+    });
+    spi("reading the owner of the schema sync", found).unwrap_or(pg_sys::Oid::INVALID)
+}
+
+/// Runs `f` with the rights of `owner`. An ERROR restores the user with the (sub)transaction.
+pub fn as_owner<R>(owner: pg_sys::Oid, f: impl FnOnce() -> R) -> R {
+    switched(owner, 0, f)
+}
+
+/// Runs `f` as the end user: policies, grants and triggers see what they would see if the user's session had written itself.
+///
+/// Settings that triggers leave behind are undone. The operation is not a restricted one, because Postgres refuses to queue
+/// deferred constraints in those; [`closing`] is, so that none of them is left to be run later with other rights.
+pub fn as_writer<R>(role: pg_sys::Oid, f: impl FnOnce() -> R) -> R {
+    // SAFETY: the level opened here is closed here, or by the subtransaction's abort.
+    unsafe {
+        let level = pg_sys::NewGUCNestLevel();
+        let result = switched(role, 0, f);
+        pg_sys::AtEOXact_GUC(false, level);
+        result
+    }
+}
+
+/// Runs `f` as the end user in a restricted operation: anything that would be deferred is an ERROR.
+pub fn closing<R>(role: pg_sys::Oid, f: impl FnOnce() -> R) -> R {
+    switched(role, pg_sys::SECURITY_RESTRICTED_OPERATION, f)
+}
+
+fn switched<R>(role: pg_sys::Oid, flags: u32, f: impl FnOnce() -> R) -> R {
+    // SAFETY: the previous state is put back; on ERROR the (sub)transaction's abort does it.
+    unsafe {
+        let (mut user, mut security) = (pg_sys::InvalidOid, 0);
+        pg_sys::GetUserIdAndSecContext(&mut user, &mut security);
+        pg_sys::SetUserIdAndSecContext(role, security | (flags | pg_sys::SECURITY_LOCAL_USERID_CHANGE) as i32);
+        let result = f();
+        pg_sys::SetUserIdAndSecContext(user, security);
+        result
+    }
+}
+
+/// Whether `role` may read every column of a table, system columns included.
+pub fn may_select(relation: pg_sys::Oid, role: pg_sys::Oid) -> bool {
+    // SAFETY: a look-up by OID.
+    unsafe { pg_sys::pg_class_aclcheck(relation, role, pg_sys::ACL_SELECT.into()) == pg_sys::AclResult::ACLCHECK_OK }
+}
+
+/// Keeps a table's columns as they are until the transaction ends.
+pub fn keep_columns(relation: pg_sys::Oid) {
+    // SAFETY: takes a lock by OID, also of a relation that is gone.
+    unsafe { pg_sys::LockRelationOid(relation, pg_sys::AccessShareLock as i32) }
+}
+
+/// Whether nothing can be written here: a standby, or a read-only transaction.
+pub fn read_only() -> bool {
+    // SAFETY: reads the state of this backend.
+    unsafe { pg_sys::XactReadOnly || pg_sys::RecoveryInProgress() }
+}
+
+/// The transaction's id, as the op log has it.
+pub fn transaction() -> u64 {
+    // SAFETY: assigns an id if there is none yet; push writes in any case.
+    unsafe { pg_sys::GetTopFullTransactionId().value }
+}

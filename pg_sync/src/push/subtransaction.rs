@@ -1,0 +1,151 @@
+//! One batch, one subtransaction: applied whole, or undone whole with the reason.
+#![allow(unsafe_code)]
+
+use super::refusal::{passes, sqlstate, sqlstate_of, Refusal};
+use pgrx::pg_sys;
+use pgrx::pg_sys::panic::CaughtError;
+use pgrx::prelude::*;
+use std::cell::RefCell;
+use std::ffi::{c_char, c_void, CStr};
+use std::panic::AssertUnwindSafe;
+
+thread_local! {
+    /// The last ERROR reported inside the current subtransaction.
+    static REPORTED: RefCell<Option<Reported>> = const { RefCell::new(None) };
+    /// What is being looked at, for errors that do not name it: table and column.
+    static PLACE: RefCell<Option<(String, String)>> = const { RefCell::new(None) };
+}
+
+/// What pgrx's form of an error leaves out: foreign SQLSTATEs, and the names of objects.
+struct Reported {
+    code: String,
+    message: String,
+    /// Before translation.
+    message_id: String,
+    detail: String,
+    subject: String,
+}
+
+/// Says which column is being read from a wire value; None: none any longer.
+pub fn set_place(place: Option<(String, String)>) {
+    PLACE.with(|p| *p.borrow_mut() = place);
+}
+
+/// Runs `f` in a subtransaction, released if it succeeds and rolled back if it refuses or an ERROR is raised. A cancel request
+/// is no verdict on the batch: it goes on up.
+pub fn run<T>(f: impl FnOnce() -> Result<T, Refusal>) -> Result<T, Refusal> {
+    // SAFETY: the protocol of PL/pgSQL's EXCEPTION blocks: memory context and resource owner are put back after either end of
+    // the subtransaction, which itself restores the user, the settings and the SPI stack.
+    unsafe {
+        let memory = pg_sys::CurrentMemoryContext;
+        let resources = pg_sys::CurrentResourceOwner;
+        pg_sys::BeginInternalSubTransaction(std::ptr::null());
+        pg_sys::MemoryContextSwitchTo(memory);
+        REPORTED.with(|r| r.borrow_mut().take());
+        set_place(None);
+        let frame = Frame::push();
+        let result = PgTryBuilder::new(AssertUnwindSafe(f)).catch_others(|error| Err(refusal(error))).execute();
+        drop(frame);
+        match &result {
+            Ok(_) => pg_sys::ReleaseCurrentSubTransaction(),
+            Err(_) => pg_sys::RollbackAndReleaseCurrentSubTransaction(),
+        }
+        pg_sys::MemoryContextSwitchTo(memory);
+        pg_sys::CurrentResourceOwner = resources;
+        result
+    }
+}
+
+/// Our entry in Postgres's stack of error callbacks; taken out also when a panic passes.
+struct Frame(Box<pg_sys::ErrorContextCallback>);
+
+impl Frame {
+    fn push() -> Self {
+        // SAFETY: the entry is boxed, so it stays where it is until it is taken out in `drop`.
+        unsafe {
+            let mut entry = Box::new(pg_sys::ErrorContextCallback {
+                previous: pg_sys::error_context_stack,
+                callback: Some(remember),
+                arg: std::ptr::null_mut(),
+            });
+            pg_sys::error_context_stack = &mut *entry;
+            Frame(entry)
+        }
+    }
+}
+
+impl Drop for Frame {
+    fn drop(&mut self) {
+        // SAFETY: entries above ours belong to frames that are gone.
+        unsafe { pg_sys::error_context_stack = self.0.previous }
+    }
+}
+
+/// Called by Postgres for every report made while the frame is there.
+///
+/// # Safety
+/// Called by Postgres while a report is being made.
+#[pg_guard]
+unsafe extern "C-unwind" fn remember(_: *mut c_void) {
+    // SAFETY: the report is complete when callbacks run; the copy is made outside of ErrorContext, which is about to be reset.
+    unsafe {
+        let outer = pg_sys::MemoryContextSwitchTo(pg_sys::CurTransactionContext);
+        let error = pg_sys::CopyErrorData();
+        if (*error).elevel >= PgLogLevel::ERROR as i32 {
+            let names = [(*error).constraint_name, (*error).column_name, (*error).table_name];
+            let reported = Reported {
+                code: sqlstate((*error).sqlerrcode),
+                message: text((*error).message),
+                message_id: text((*error).message_id),
+                detail: text((*error).detail),
+                subject: names.into_iter().map(|n| text(n)).find(|n| !n.is_empty()).unwrap_or_default(),
+            };
+            REPORTED.with(|r| *r.borrow_mut() = Some(reported));
+        }
+        pg_sys::FreeErrorData(error);
+        pg_sys::MemoryContextSwitchTo(outer);
+    }
+}
+
+unsafe fn text(text: *const c_char) -> String {
+    // SAFETY: the caller passes NULL or a C string.
+    unsafe {
+        if text.is_null() {
+            String::new()
+        } else {
+            CStr::from_ptr(text).to_string_lossy().into_owned()
+        }
+    }
+}
+
+/// The reason in a caught error; rethrows what is no reason.
+fn refusal(error: CaughtError) -> Refusal {
+    let report = match &error {
+        CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => report,
+        CaughtError::RustPanic { ereport, .. } => ereport,
+    };
+    // The last report is not the error when a trigger has caught and raised another one again.
+    let reported = REPORTED.with(|r| r.borrow_mut().take()).filter(|r| r.message == report.message());
+    let reported = reported.unwrap_or_else(|| Reported {
+        code: sqlstate_of(report.sql_error_code()),
+        message: report.message().to_owned(),
+        message_id: report.message().to_owned(),
+        detail: report.detail().unwrap_or_default().to_owned(),
+        subject: String::new(),
+    });
+    if reported.code == "57014" && !reported.message_id.contains("statement timeout") {
+        error.rethrow();
+    }
+    let mut message = reported.message;
+    if !reported.detail.is_empty() {
+        message = format!("{message}: {}", reported.detail);
+    }
+    let mut subject = reported.subject;
+    if let Some((table, column)) = PLACE.with(|p| p.borrow_mut().take()) {
+        message = format!("table {table}, column \"{column}\": {message}");
+        if subject.is_empty() {
+            subject = column;
+        }
+    }
+    Refusal { passing: passes(&reported.code), code: reported.code, message, subject }
+}

@@ -237,7 +237,7 @@ line" text, PRIMARY KEY ("c'd", "a b"));
          SELECT sync.create_bucket('letter', members => $$SELECT upper(sync.user_id())$$);
          SELECT sync.add_table('letter', '"Odd ""name"""', key => $$upper("c'd")$$)"#,
     );
-    db.run(r#"INSERT INTO "Odd ""name""" SELECT i, l, 'x' FROM generate_series(1, 6) i, unnest('{a,b,A,é''"}'::text[]) l"#);
+    db.run(r#"INSERT INTO "Odd ""name""" SELECT i, l, 'x' FROM generate_series(1, 6) i, unnest(ARRAY['a', 'b', 'A', 'é''"']) l"#);
     let mut server = db.connect();
     let (a, z) = (Device::new("a"), Device::new("z"));
     let mut check = |change: &str| {

@@ -10,6 +10,7 @@ CREATE TABLE parted (id int PRIMARY KEY) PARTITION BY RANGE (id);
 CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM (1) TO (10);
 CREATE VIEW looking AS SELECT * FROM good;
 CREATE TABLE sync_like (id int PRIMARY KEY);
+CREATE INDEX ON good (list, id);
 
 SELECT sync.create_bucket('list', members => 'SELECT 1');
 SELECT sync.create_bucket('all');
@@ -52,6 +53,7 @@ SELECT sync.create_bucket('writing', members => 'DELETE FROM good RETURNING id')
 SELECT sync.create_bucket('two', members => 'SELECT 1; SELECT 2');
 SELECT sync.create_bucket('pair', members => 'SELECT 1, 2');
 SELECT sync.add_table('pair', 'good', key => 'list');
+SELECT sync.add_table('pair', 'good', key => 'list, body');
 
 -- Columns.
 SELECT sync.add_table('all', 'good', columns => '{id,nothing}');

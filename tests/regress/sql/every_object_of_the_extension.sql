@@ -3,7 +3,7 @@ SELECT pg_describe_object(classid, objid, 0) AS object
 FROM pg_depend
 WHERE refclassid = 'pg_extension'::regclass AND deptype = 'e'
     AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'pg_sync')
-ORDER BY object COLLATE "C";
+ORDER BY pg_describe_object(classid, objid, 0) COLLATE "C";
 
 -- What everybody may do with it.
 SELECT p.oid::regprocedure AS function FROM pg_proc p

@@ -6,17 +6,18 @@ END
 
 -- Only where the key was not known before (or triggers of the application came between).
 CREATE TRIGGER main.sync_{id}_inserted AFTER INSERT ON {table} WHEN (SELECT applying FROM sync_guard) IS NOT 1
-  AND NOT EXISTS (SELECT 1 FROM sync_log WHERE seq = (SELECT max(seq) FROM sync_log) AND tbl = {id} AND {logged}) BEGIN
+  AND NOT EXISTS (SELECT 1 FROM sync_log WHERE seq = (SELECT max(seq) FROM sync_log) AND kind = 'b' AND tbl = {id} AND {logged}) BEGIN
   INSERT INTO sync_log(tbl, kind, at, {log_key}) VALUES ({id}, 'i', julianday('now'), {new_key});
+END
+
+-- Made before the next one, so it fires after it: the old key goes before the new one comes.
+CREATE TRIGGER main.sync_{id}_rekey BEFORE UPDATE OF {key} ON {table} WHEN (SELECT applying FROM sync_guard) IS NOT 1 AND ({moved}) BEGIN
+  INSERT INTO sync_log(tbl, kind, at, {log_all}) SELECT {id}, 'r', julianday('now'), {all} FROM {table} WHERE {is_new};
+  INSERT INTO sync_log(tbl, kind, at, {log_key}) VALUES ({id}, 'k', julianday('now'), {new_key});
 END
 
 CREATE TRIGGER main.sync_{id}_update BEFORE UPDATE ON {table} WHEN (SELECT applying FROM sync_guard) IS NOT 1 BEGIN
   INSERT INTO sync_log(tbl, kind, at, {log_all}) VALUES ({id}, 'u', julianday('now'), {old_all});
-END
-
-CREATE TRIGGER main.sync_{id}_rekey BEFORE UPDATE OF {key} ON {table} WHEN (SELECT applying FROM sync_guard) IS NOT 1 AND ({moved}) BEGIN
-  INSERT INTO sync_log(tbl, kind, at, {log_all}) SELECT {id}, 'r', julianday('now'), {all} FROM {table} WHERE {is_new};
-  INSERT INTO sync_log(tbl, kind, at, {log_key}) VALUES ({id}, 'k', julianday('now'), {new_key});
 END
 
 CREATE TRIGGER main.sync_{id}_delete BEFORE DELETE ON {table} WHEN (SELECT applying FROM sync_guard) IS NOT 1 BEGIN

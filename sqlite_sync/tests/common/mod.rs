@@ -292,7 +292,7 @@ impl Page {
         self
     }
 
-    pub fn from_empty(mut self) -> Self {
+    pub fn starting_empty(mut self) -> Self {
         for changes in &mut self.0.changes {
             changes.from_empty = true;
         }

@@ -1,0 +1,233 @@
+//! What the application sees is the server's version with its own unconfirmed writes on top.
+
+mod common;
+use common::*;
+
+#[test]
+fn a_download_goes_below_an_unsent_write() {
+    let device = Device::with(&[row(1, "a"), row(2, "b")]);
+    device.run("UPDATE notes SET rank = 5 WHERE id = 'k1'");
+    device.apply(&page(&[row(1, "from the server")]).publish().known());
+    assert_eq!(device.titles(), ["1:from the server", "2:b"]);
+    assert_eq!(device.number("SELECT rank FROM notes WHERE id = 'k1'"), 5);
+    device.run("UPDATE notes SET title = 'mine' WHERE id = 'k1'");
+    device.apply(&page(&[row(1, "again")]).publish().known());
+    assert_eq!(device.titles(), ["1:mine", "2:b"]);
+    let batches = device.push();
+    device.answer(&batches, Verdict::Accepted);
+    assert_eq!(device.titles()[0], "1:mine", "answered is not confirmed");
+    device.apply(&page(&[row(1, "decided")]).publish().known().confirm(&batches[1]));
+    assert_eq!(device.titles()[0], "1:decided");
+    assert_eq!(device.number("SELECT rank IS NULL FROM notes WHERE id = 'k1'"), 1);
+    assert_eq!(device.number("SELECT count(*) FROM sync_shadow"), 0);
+}
+
+#[test]
+fn a_rejected_batch_disappears_and_is_kept() {
+    let device = Device::with(&[row(1, "a"), row(2, "b")]);
+    device.run("BEGIN; UPDATE notes SET title = 'bad'; INSERT INTO notes(id, title) VALUES ('k3', 'c'); DELETE FROM notes WHERE id = 'k2'; COMMIT");
+    device.run("UPDATE notes SET rank = 7 WHERE id = 'k1'");
+    let batches = device.push();
+    let mut answer = reply(&batches, Verdict::Accepted);
+    answer.results[0].verdict = Verdict::Rejected;
+    answer.results[0].message = "no such luck".into();
+    let report = device.apply_message(&answer);
+    assert_eq!(report["verdicts"]["rejected"], 1);
+    assert_eq!(report["verdicts"]["accepted"], 1);
+    assert_eq!(device.titles(), ["1:a", "2:b"]);
+    assert_eq!(device.number("SELECT rank FROM notes WHERE id = 'k1'"), 7, "the later batch stays");
+    assert_eq!(device.text("SELECT message FROM sync_rejected"), "no such luck");
+    assert!(device.text("SELECT batch FROM sync_rejected").contains("\"bad\""));
+    device.run("DELETE FROM sync_rejected");
+    assert_eq!(device.number("SELECT count(*) FROM sync_batch"), 1);
+    assert!(device.push().is_empty());
+}
+
+#[test]
+fn an_update_waits_for_a_row_that_left() {
+    let device = Device::with(&[row(1, "a")]);
+    device.run("UPDATE notes SET title = 'x' WHERE id = 'k1'");
+    device.apply(&page(&[]).gone(&[1]).publish().known());
+    assert_eq!(device.titles(), [""; 0]);
+    device.apply(&page(&[row(1, "back")]).publish().known());
+    assert_eq!(device.titles(), ["1:x"]);
+}
+
+#[test]
+fn a_confirmed_row_that_is_in_no_bucket_goes() {
+    let device = Device::with(&[]);
+    device.run("INSERT INTO notes(id, title) VALUES ('k1', 'elsewhere'), ('k2', 'here')");
+    let batches = device.push();
+    device.answer(&batches, Verdict::Merged);
+    device.apply(&page(&[row(2, "here")]).publish().known());
+    assert_eq!(device.titles(), ["1:elsewhere", "2:here"], "not confirmed yet");
+    device.apply(&page(&[]).publish().known().confirm(&batches[0]));
+    assert_eq!(device.titles(), ["2:here"]);
+}
+
+#[test]
+fn only_the_same_random_bytes_confirm() {
+    let device = Device::with(&[row(1, "a")]);
+    device.run("UPDATE notes SET title = 'x'");
+    let batches = device.push();
+    device.answer(&batches, Verdict::Accepted);
+    let mut other = batches[0].clone();
+    other.id.random = random(1);
+    device.apply(&page(&[]).publish().known().confirm(&other));
+    assert_eq!(device.number("SELECT count(*) FROM sync_pending"), 1);
+    let mut unfinished = page(&[]).publish().known().confirm(&batches[0]);
+    unfinished.0.complete = false;
+    device.apply(&unfinished);
+    assert_eq!(device.number("SELECT count(*) FROM sync_pending"), 1, "a lower priority is not there yet");
+    device.apply(&page(&[]).publish().known().confirm(&batches[0]));
+    assert_eq!(device.number("SELECT count(*) FROM sync_pending"), 0);
+    assert_eq!(device.titles(), ["1:a"], "the server's version of it has not come: it is what the server says");
+}
+
+#[test]
+fn a_local_delete_stays_deleted() {
+    let device = Device::with(&[row(1, "a")]);
+    device.run("DELETE FROM notes");
+    device.apply(&page(&[row(1, "b")]).publish().known());
+    assert_eq!(device.titles(), [""; 0]);
+    device.run("INSERT INTO notes(id, title) VALUES ('k1', 'again')");
+    let batches = device.push();
+    assert_eq!(kinds(&batches), ["delete k1 (id, rank, title, body)", "insert k1 (id, title)"]);
+    device.answer(&batches, Verdict::Rejected);
+    assert_eq!(device.titles(), ["1:b"]);
+}
+
+#[test]
+fn later_ends_the_loop_until_the_next_pull() {
+    let device = Device::with(&[row(1, "a")]);
+    device.run("UPDATE notes SET title = 'x'");
+    let batches = device.push();
+    device.answer(&batches, Verdict::Later);
+    assert!(device.push_request().is_none());
+    device.request();
+    assert_eq!(device.push()[0].id, batches[0].id, "the same name");
+}
+
+#[test]
+fn a_server_that_answers_nothing_does_not_loop() {
+    let device = Device::with(&[row(1, "a")]);
+    device.run("UPDATE notes SET title = 'x'");
+    device.push();
+    device.apply_message(&reply(&[], Verdict::Accepted));
+    assert!(device.push_request().is_none());
+}
+
+#[test]
+fn a_new_device_registers_once() {
+    let device = Device::with(&[row(1, "a")]);
+    assert_eq!(device.push_request().unwrap().batches.len(), 0);
+    assert!(device.push_request().is_none(), "asked once per round");
+    device.apply_message(&reply(&[], Verdict::Accepted));
+    device.request();
+    assert!(device.push_request().is_none(), "known now");
+}
+
+#[test]
+fn another_users_batches_wait_for_their_user() {
+    let device = Device::with(&[row(1, "a")]);
+    device.run("UPDATE notes SET title = 'of anna'");
+    let of_anna = device.push();
+    let mut answer = reply(&of_anna, Verdict::Held);
+    answer.user = "bert".into();
+    answer.last = None;
+    device.apply_message(&answer);
+    assert_eq!(device.titles(), ["1:of anna"]);
+    device.run("UPDATE notes SET rank = 2");
+    let of_bert = device.push();
+    assert_eq!((of_bert.len(), of_bert[0].user.as_str(), of_bert[0].id.number), (1, "bert", 1));
+    let mut answer = reply(&of_bert, Verdict::Accepted);
+    answer.user = "bert".into();
+    device.apply_message(&answer);
+    assert!(device.push().is_empty());
+    device.apply(&page(&[]).publish().known().user("anna"));
+    let again = device.push();
+    assert_eq!((again[0].id.number, again[0].id.random), (2, of_anna[0].id.random));
+}
+
+#[test]
+fn a_copied_file_takes_a_new_identity() {
+    let device = Device::with(&[row(1, "a")]);
+    device.run("UPDATE notes SET title = 'x'");
+    device.run("UPDATE notes SET title = 'y'");
+    let before = device.push_request().unwrap();
+    device.apply_message(&state_reply(PushState::Fork, None));
+    let after = device.push_request().unwrap();
+    assert_ne!(before.device, after.device);
+    assert_eq!(before.batches, after.batches, "numbers from 1 again, random bytes kept");
+}
+
+#[test]
+fn a_gap_is_filled_or_left_behind() {
+    let device = Device::with(&[row(1, "a")]);
+    device.run("UPDATE notes SET title = 'x'");
+    device.run("UPDATE notes SET title = 'y'");
+    let batches = device.push();
+    device.answer(&batches, Verdict::Accepted);
+    device.run("UPDATE notes SET title = 'z'");
+    let third = device.push_request().unwrap();
+    device.apply_message(&state_reply(PushState::Gap, Some(batches[0].id)));
+    let again = device.push_request().unwrap();
+    assert_eq!(again.batches.iter().map(|b| b.id.number).collect::<Vec<_>>(), [2, 3]);
+    assert_eq!(again.device, third.device);
+    device.run("DELETE FROM sync_change WHERE batch = 2; DELETE FROM sync_batch WHERE id = 2");
+    device.apply_message(&state_reply(PushState::Gap, Some(batches[0].id)));
+    let anew = device.push_request().unwrap();
+    assert_ne!(anew.device, third.device);
+    assert_eq!(anew.batches[0].id.number, 1);
+}
+
+#[test]
+fn a_lost_history_gets_everything_again() {
+    let device = Device::with(&[row(1, "a")]);
+    device.run("UPDATE notes SET title = 'x'");
+    device.run("UPDATE notes SET title = 'y'");
+    let batches = device.push();
+    device.answer(&batches, Verdict::Accepted);
+    device.apply(&page(&[row(1, "x")]).publish().known().confirm(&batches[0]));
+    assert_eq!(device.number("SELECT count(*) FROM sync_pending"), 1);
+    let report = device.apply_message(&notice(NoticeKind::Resync, vec![]));
+    assert_eq!(report["more"], true);
+    assert_eq!(device.push(), batches, "the same numbers and random bytes");
+    assert_eq!(device.titles(), ["1:y"]);
+}
+
+#[test]
+fn a_batch_over_the_limit_is_refused_here() {
+    let device = Device::with(&[row(1, "a")]);
+    device.run("UPDATE sync_setting SET value = 2000 WHERE name = 'batch_bytes'");
+    device.run("UPDATE notes SET body = hex(zeroblob(4000))");
+    device.run("UPDATE notes SET title = 'small'");
+    let batches = device.push();
+    assert_eq!(kinds(&batches), ["update k1 (title)"]);
+    assert_eq!(batches[0].id.number, 1);
+    assert!(device.text("SELECT message FROM sync_rejected").contains("batch_bytes"));
+    assert_eq!(device.number("SELECT body IS NULL FROM notes"), 1);
+}
+
+#[test]
+fn conflicts_are_kept() {
+    let device = Device::with(&[row(1, "a")]);
+    device.run("UPDATE notes SET title = 'mine'");
+    let batches = device.push();
+    let mut answer = reply(&batches, Verdict::Merged);
+    answer.results[0].conflicts.push(Conflict {
+        table: schema().tables[0].tag,
+        key: vec![Value::Text("k1".into())],
+        column: Some(sync_shared::hash::tag("title")),
+        base: Value::Text("a".into()),
+        theirs: Value::Text("theirs".into()),
+        mine: Value::Text("mine".into()),
+        result: Value::Text("theirs".into()),
+        reason: "later".into(),
+    });
+    device.apply_message(&answer);
+    assert_eq!(
+        device.text("SELECT table_name || key || column_name || theirs || mine FROM sync_conflicts"),
+        "notes[\"k1\"]titletheirsmine"
+    );
+}

@@ -71,6 +71,13 @@ COMMENT ON COLUMN sync.entry.state IS 'building: rows are served, sums not yet; 
 CREATE INDEX entry_rule ON sync.entry (rule_id);
 CREATE INDEX entry_table ON sync.entry (relid);
 
+CREATE TABLE sync.captured (
+    relid pg_catalog.oid PRIMARY KEY,
+    root  pg_catalog.oid NOT NULL REFERENCES sync.synced_table ON DELETE CASCADE
+);
+COMMENT ON TABLE sync.captured IS 'Relations with capture triggers: synced tables and their partitions.';
+CREATE INDEX captured_root ON sync.captured (root);
+
 CREATE TABLE sync.generation (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
     n   bigint NOT NULL
@@ -146,8 +153,9 @@ COMMENT ON TABLE sync.device IS 'Devices that have pushed at least once.';
 CREATE TABLE sync.batch (
     device  uuid NOT NULL REFERENCES sync.device ON DELETE CASCADE,
     number  bigint NOT NULL,
-    random  uuid NOT NULL UNIQUE,
+    random  uuid NOT NULL,
     xid     xid8 NOT NULL,
+    snapshot pg_snapshot NOT NULL,
     user_id text NOT NULL,
     edited  timestamptz NOT NULL,
     pushed  timestamptz NOT NULL DEFAULT pg_catalog.now(),
@@ -156,10 +164,18 @@ CREATE TABLE sync.batch (
     message text NOT NULL DEFAULT '',
     subject text NOT NULL DEFAULT '',
     content bytea,
+    answer  bytea,
+    repeats boolean NOT NULL DEFAULT false,
     PRIMARY KEY (device, number)
 );
 COMMENT ON TABLE sync.batch IS 'What became of each batch that devices pushed.';
+COMMENT ON COLUMN sync.batch.random IS 'Made with the batch: names it also under another number or device.';
+COMMENT ON COLUMN sync.batch.snapshot IS 'What was committed before the batch: tells who touched a row before it and who after.';
 COMMENT ON COLUMN sync.batch.content IS 'The whole batch as it was sent, for merged and rejected ones.';
+COMMENT ON COLUMN sync.batch.answer IS 'What the device was told, for merged ones.';
+COMMENT ON COLUMN sync.batch.repeats IS 'Taken before under another number or device, and not applied again.';
+-- Unique: the same batch sent at once under two names is applied under one of them only.
+CREATE UNIQUE INDEX batch_random ON sync.batch (random) WHERE NOT repeats;
 CREATE INDEX batch_xid ON sync.batch (xid);
 
 CREATE TABLE sync.conflict (

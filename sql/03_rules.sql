@@ -91,7 +91,10 @@ BEGIN
     ELSIF current_setting('transaction_isolation') <> 'read committed' THEN
         RAISE EXCEPTION 'rule "%", table %: add_table needs READ COMMITTED, this transaction is %',
             rule_name, rel, upper(current_setting('transaction_isolation')) USING ERRCODE = 'invalid_transaction_state';
-    ELSIF pg_stat_get_xact_tuples_inserted(rel) + pg_stat_get_xact_tuples_updated(rel) + pg_stat_get_xact_tuples_deleted(rel) > 0 THEN
+    ELSIF EXISTS (
+        SELECT FROM pg_locks l
+        WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND l.mode = 'RowExclusiveLock'
+            AND (l.relation = rel OR l.relation IN (SELECT p.relid FROM pg_partition_tree(rel) p))) THEN
         RAISE EXCEPTION 'rule "%", table %: this transaction has written to it', rule_name, rel
             USING ERRCODE = 'invalid_transaction_state', HINT = 'Commit first, then add the table.';
     END IF;

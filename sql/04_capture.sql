@@ -18,7 +18,9 @@ DECLARE
     event record;
 BEGIN
     PERFORM set_config('sync.in_ddl', 'on', true);
+    DELETE FROM sync.captured c WHERE c.root = install_capture.root;
     FOR rel IN SELECT root UNION SELECT p.relid FROM pg_partition_tree(root) p LOOP
+        INSERT INTO sync.captured (relid, root) VALUES (rel, install_capture.root);
         definition := sync.capture_definition(rel, root);
         FOR event IN
             SELECT * FROM (VALUES
@@ -40,17 +42,29 @@ COMMENT ON FUNCTION sync.install_capture(regclass) IS 'Creates or replaces the c
 CREATE FUNCTION sync.remove_capture(root regclass) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    r oid;
+BEGIN
+    FOR r IN SELECT c.relid FROM sync.captured c WHERE c.root = remove_capture.root LOOP
+        PERFORM sync.remove_capture_from(r);
+    END LOOP;
+    DELETE FROM sync.captured c WHERE c.root = remove_capture.root;
+END
+$$;
+COMMENT ON FUNCTION sync.remove_capture(regclass) IS 'Drops the capture triggers of a table and its partitions.';
+
+CREATE FUNCTION sync.remove_capture_from(rel oid) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
     t record;
 BEGIN
     PERFORM set_config('sync.in_ddl', 'on', true);
     FOR t IN
         SELECT g.tgname, g.tgrelid::regclass AS rel FROM pg_trigger g
-        WHERE g.tgfoid = 'sync.capture()'::regprocedure
-            AND (g.tgrelid = root OR g.tgrelid IN (SELECT p.relid FROM pg_partition_tree(root) p))
+        WHERE g.tgfoid = 'sync.capture()'::regprocedure AND g.tgrelid = remove_capture_from.rel
     LOOP
         EXECUTE format('DROP TRIGGER %I ON %s', t.tgname, t.rel);
     END LOOP;
     PERFORM set_config('sync.in_ddl', 'off', true);
 END
 $$;
-COMMENT ON FUNCTION sync.remove_capture(regclass) IS 'Drops the capture triggers of a table and its partitions.';
+COMMENT ON FUNCTION sync.remove_capture_from(oid) IS 'Drops the capture triggers of one relation.';

@@ -23,6 +23,10 @@ DECLARE
     before text;
     after text;
     words text;
+    detached oid[];
+    attached regclass[];
+    has_rows boolean := false;
+    part regclass;
 BEGIN
     SELECT convert_from(substring(g.tgargs FROM 1 FOR length(g.tgargs) - 1), 'UTF8') INTO before
     FROM pg_trigger g WHERE g.tgrelid = rel AND g.tgname = 'sync_capture_insert';
@@ -33,16 +37,22 @@ BEGIN
         END IF;
         PERFORM sync.register_columns(rel);
         after := sync.capture_definition(rel, rel);
-        IF before IS NOT NULL AND before::jsonb = after::jsonb AND NOT EXISTS (
-            SELECT FROM pg_partition_tree(rel) p WHERE NOT EXISTS (
-                SELECT FROM pg_trigger g WHERE g.tgrelid = p.relid AND g.tgname = 'sync_capture_insert')) THEN
+        SELECT array_agg(c.relid) INTO detached FROM sync.captured c
+        WHERE c.root = rel AND c.relid <> rel AND c.relid NOT IN (SELECT p.relid FROM pg_partition_tree(rel) p);
+        SELECT array_agg(p.relid) INTO attached FROM pg_partition_tree(rel) p
+        WHERE p.isleaf AND NOT EXISTS (SELECT FROM sync.captured c WHERE c.relid = p.relid);
+        FOREACH part IN ARRAY coalesce(attached, '{}') LOOP
+            EXECUTE format('SELECT $1 OR EXISTS (SELECT FROM %s)', part) INTO has_rows USING has_rows;
+        END LOOP;
+        IF before IS NOT NULL AND before::jsonb = after::jsonb AND detached IS NULL AND attached IS NULL THEN
             UPDATE sync.generation SET n = n + 1;
             RETURN;
         END IF;
-        -- A table that comes back from broken, or changed its rows' form, is new to every device.
-        IF before IS NULL OR NOT sync.only_adds(rel, before, after) THEN
+        -- A table that comes back from broken, or whose rows changed other than by writes, is new to every device.
+        IF before IS NULL OR detached IS NOT NULL OR has_rows OR NOT sync.only_adds(rel, before, after) THEN
             PERFORM sync.renew_entries(rel);
         END IF;
+        PERFORM sync.remove_capture_from(d.relid) FROM unnest(detached) d(relid);
         PERFORM sync.install_capture(rel);
     EXCEPTION WHEN OTHERS THEN
         GET STACKED DIAGNOSTICS words = MESSAGE_TEXT;
@@ -124,7 +134,17 @@ COMMENT ON EVENT TRIGGER sync_on_ddl IS 'Keeps capture in step with the synced t
 
 CREATE FUNCTION sync.on_drop() RETURNS event_trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    root regclass;
 BEGIN
+    -- A partition that is dropped takes its rows along: its table is new to every device.
+    FOR root IN
+        SELECT DISTINCT c.root FROM sync.captured c JOIN pg_event_trigger_dropped_objects() d ON d.objid = c.relid
+        WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND c.root <> c.relid
+            AND EXISTS (SELECT FROM pg_class k WHERE k.oid = c.root)
+    LOOP
+        PERFORM sync.table_changed(root);
+    END LOOP;
     DELETE FROM sync.entry e USING pg_event_trigger_dropped_objects() d
     WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND e.relid = d.objid;
     IF FOUND THEN

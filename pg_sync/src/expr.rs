@@ -25,20 +25,24 @@ pub enum Purpose {
 impl Expressions {
     /// Parses `text` (`a, lower(b)`) over `relation`. An error names the rule, the table and the expression.
     pub fn parse(rule: &str, relation: pg_sys::Oid, purpose: Purpose, text: &str) -> Self {
+        let what = if purpose == Purpose::Key { "key" } else { "filter" };
+        let place = format!("rule \"{rule}\", table {}: {what} \"{text}\"", relation_name(relation));
+        named(&place.clone(), || Self::parse_at(place, relation, purpose, text))
+    }
+
+    fn parse_at(place: String, relation: pg_sys::Oid, purpose: Purpose, text: &str) -> Self {
         // The parentheses keep a key's list and a filter from being read as anything but expressions.
         let select = match purpose {
             Purpose::Key => format!("SELECT ROW({text}\n)"),
-            Purpose::Filter => format!("SELECT ROW(({text}\n)::boolean)"),
+            Purpose::Filter => format!("SELECT ROW(({text}\n))"),
         };
-        let what = if purpose == Purpose::Key { "key" } else { "filter" };
-        let place = || format!("rule \"{rule}\", table {}: {what} \"{text}\"", relation_name(relation));
         // SAFETY: parser calls on a NUL-free string; the relation is locked while it is looked at. Node types are checked
         // before a pointer is cast.
         unsafe {
-            let Ok(sql) = CString::new(select) else { error!("{} contains NUL", place()) };
+            let Ok(sql) = CString::new(select) else { error!("{} contains NUL", place) };
             let statements = pg_sys::pg_parse_query(sql.as_ptr());
             if list_length(statements) != 1 {
-                refuse(&place(), "must be a list of expressions");
+                refuse(&place, "must be a list of expressions");
             }
             let raw: *mut pg_sys::RawStmt = list_nth(statements, 0);
             let select: *mut pg_sys::SelectStmt = (*raw).stmt.cast();
@@ -48,12 +52,12 @@ impl Expressions {
                 || !(*select).whereClause.is_null()
                 || (*select).op != pg_sys::SetOperation::SETOP_NONE
             {
-                refuse(&place(), "must be a list of expressions");
+                refuse(&place, "must be a list of expressions");
             }
             let target: *mut pg_sys::ResTarget = list_nth((*select).targetList, 0);
             let row: *mut pg_sys::RowExpr = (*target).val.cast();
             if (*row).xpr.type_ != pg_sys::NodeTag::T_RowExpr {
-                refuse(&place(), "must be a list of expressions");
+                refuse(&place, "must be a list of expressions");
             }
             let rel = pg_sys::table_open(relation, pg_sys::AccessShareLock as i32);
             let state = pg_sys::make_parsestate(std::ptr::null_mut());
@@ -86,13 +90,19 @@ impl Expressions {
                         -1,
                     );
                 }
+                if purpose == Purpose::Filter && pg_sys::exprType(node) != pg_sys::BOOLOID {
+                    refuse(&place, "must be a condition: its type is not boolean");
+                }
                 list = pg_sys::lappend(list, node.cast());
+            }
+            if purpose == Purpose::Filter && list_length(list) != 1 {
+                refuse(&place, "must be one condition");
             }
             pg_sys::assign_expr_collations(state, list.cast());
             pg_sys::table_close(rel, pg_sys::NoLock as i32);
             let expressions = Expressions { list, relation };
             if pg_sys::contain_mutable_functions(expressions.planned().cast()) {
-                refuse(&place(), "must use immutable functions only, since a row's bucket must follow from the row alone");
+                refuse(&place, "must use immutable functions only, since a row's bucket must follow from the row alone");
             }
             expressions
         }
@@ -151,26 +161,44 @@ pub fn from_string(nodes: &str) -> *mut pg_sys::List {
 /// SELECT, or volatile.
 pub fn qualified_query(rule: &str, text: &str) -> String {
     let place = format!("rule \"{rule}\": members");
+    named(&place, || qualified(&place, text))
+}
+
+fn qualified(place: &str, text: &str) -> String {
     // SAFETY: parser calls on a NUL-free string; results are checked before use.
     unsafe {
         let Ok(sql) = CString::new(text) else { error!("{place} contain NUL") };
         let statements = pg_sys::pg_parse_query(sql.as_ptr());
         if list_length(statements) != 1 {
-            refuse(&place, "must be one SELECT");
+            refuse(place, "must be one SELECT");
         }
         let raw: *mut pg_sys::RawStmt = list_nth(statements, 0);
         if (*(*raw).stmt).type_ != pg_sys::NodeTag::T_SelectStmt {
-            refuse(&place, "must be one SELECT");
+            refuse(place, "must be one SELECT");
         }
         let query = pg_sys::parse_analyze_fixedparams(raw, sql.as_ptr(), std::ptr::null(), 0, std::ptr::null_mut());
         if (*query).commandType != pg_sys::CmdType::CMD_SELECT || (*query).hasModifyingCTE || !(*query).rowMarks.is_null() {
-            refuse(&place, "must only read: no INTO, FOR UPDATE, or changes in WITH");
+            refuse(place, "must only read: no INTO, FOR UPDATE, or changes in WITH");
         }
         if pg_sys::contain_volatile_functions(query.cast()) {
-            refuse(&place, "must not use volatile functions: they would see other rows than the delta");
+            refuse(place, "must not use volatile functions: they would see other rows than the delta");
         }
         crate::render::pinned(|| CStr::from_ptr(pg_sys::pg_get_querydef(query, false)).to_string_lossy().into_owned())
     }
+}
+
+/// Runs `f`; an ERROR of the parser is raised again with the place in front of its message.
+fn named<R>(place: &str, f: impl FnOnce() -> R + std::panic::UnwindSafe + std::panic::RefUnwindSafe) -> R {
+    use pgrx::pg_sys::panic::CaughtError;
+    // Nothing goes on after the ERROR: it is only given its place, so no subtransaction is needed.
+    PgTryBuilder::new(f)
+        .catch_others(|error| match error {
+            CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) if !report.message().starts_with("rule ") => {
+                crate::error::raise(report.sql_error_code(), format!("{place}: {}", report.message()))
+            }
+            other => other.rethrow(),
+        })
+        .execute()
 }
 
 fn refuse(place: &str, why: &str) -> ! {

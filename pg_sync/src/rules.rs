@@ -1,6 +1,7 @@
 //! The native halves of `sync.create_bucket` and `sync.add_table`: they read SQL under the caller's search_path and hand it on with
 //! every name qualified.
 
+use crate::error::{raise, spi};
 use crate::expr::{qualified_query, Expressions, Purpose};
 use crate::render::type_name;
 use pgrx::datum::DatumWithOid;
@@ -48,12 +49,14 @@ fn add_table(
 #[pg_extern]
 fn check_members(rule: String, members: Option<String>, types: Vec<Oid>) {
     let Some(members) = members else { return };
-    let sql = format!("SELECT * FROM ({}) AS m LIMIT 0", members_query(&members, &types));
-    // PL/pgSQL's EXCEPTION would cost the error its position; the rule is named by the context line instead.
-    let _context = rule;
-    if let Err(e) = Spi::connect(|client| client.select(&sql, None, &[]).map(|_| ())) {
-        error!("rule \"{_context}\": members: {e}");
+    let refuse =
+        |why: String| -> ! { raise(PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH, format!("rule \"{rule}\": members {why}")) };
+    let count = |sql: String| Spi::connect(|client| client.select(&sql, None, &[])?.columns());
+    let found = spi("running the members", count(format!("SELECT * FROM ({members}) AS m LIMIT 0")));
+    if found != types.len() {
+        refuse(format!("give {found} columns, the key has {}", types.len()));
     }
+    spi("casting the members", count(format!("SELECT * FROM ({}) AS m LIMIT 0", members_query(&members, &types))));
 }
 
 /// Members with their columns cast to the key's types: `k1, k2, ...`.

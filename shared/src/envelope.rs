@@ -66,7 +66,9 @@ pub fn encode<M: Message>(message: &M) -> Result<Vec<u8>> {
         return Err(Error::TooLarge { what: "bytes", found: body.len() as u64, limit: limits::MESSAGE_BYTES as u64 });
     }
     let packed = if body.len() >= COMPRESS_FROM {
-        Some(zstd::bulk::compress(&body, ZSTD_LEVEL).map_err(Error::damaged)?).filter(|p| p.len() < body.len())
+        // A body that shrinks more than a receiver allows travels as it is.
+        Some(zstd::bulk::compress(&body, ZSTD_LEVEL).map_err(Error::damaged)?)
+            .filter(|packed| packed.len() < body.len() && body.len() <= expanded_limit(packed.len()))
     } else {
         None
     };
@@ -80,6 +82,11 @@ pub fn encode<M: Message>(message: &M) -> Result<Vec<u8>> {
     out.extend_from_slice(&(body.len() as u32).to_be_bytes());
     out.extend_from_slice(content);
     Ok(out)
+}
+
+/// How large a compressed body may claim to be.
+fn expanded_limit(packed: usize) -> usize {
+    limits::MESSAGE_BYTES.min(limits::EXPANSION_FREE.max(packed.saturating_mul(limits::EXPANSION)))
 }
 
 /// The kind that the header declares; nothing else is looked at.
@@ -102,7 +109,7 @@ pub fn decode<M: Message>(bytes: &[u8]) -> Result<M> {
     }
     let content = &bytes[HEADER..];
     let declared = u32::from_be_bytes([bytes[5], bytes[6], bytes[7], bytes[8]]) as usize;
-    let limit = limits::MESSAGE_BYTES.min(limits::EXPANSION_FREE.max(content.len().saturating_mul(limits::EXPANSION)));
+    let limit = if bytes[4] == CODEC_NONE { limits::MESSAGE_BYTES } else { expanded_limit(content.len()) };
     if declared > limit {
         return Err(Error::TooLarge { what: "bytes", found: declared as u64, limit: limit as u64 });
     }
@@ -144,5 +151,21 @@ mod tests {
         bytes.push(0);
         bytes[8] += 1;
         assert!(decode::<PushRequest>(&bytes).is_err());
+    }
+    #[test]
+    fn what_compresses_too_well_to_be_believed_still_arrives() {
+        let id = crate::message::BatchId { number: 1, random: crate::message::BatchRandom::new([1; 16]) };
+        let batch = crate::message::Batch { id, edited: 0, user: "é1".repeat(1_500_000), changes: vec![] };
+        let message = PushRequest { device: uuid::Uuid::from_bytes([7; 16]), batches: vec![batch] };
+        assert_eq!(decode::<PushRequest>(&encode(&message).unwrap()).unwrap(), message);
+    }
+
+    #[test]
+    fn a_body_that_claims_to_be_huge_is_refused_before_it_is_unpacked() {
+        let message = PushRequest { device: uuid::Uuid::from_bytes([7; 16]), batches: vec![] };
+        let mut bytes = encode(&message).unwrap();
+        bytes[4] = CODEC_ZSTD;
+        bytes[5..9].copy_from_slice(&u32::MAX.to_be_bytes());
+        assert!(matches!(decode::<PushRequest>(&bytes), Err(Error::TooLarge { .. })));
     }
 }

@@ -29,6 +29,7 @@ struct Op {
 pub fn read<'a>(
     base: &Snapshot,
     buckets: &[&'a Member],
+    later: &HashMap<BucketId, &'a Member>,
     sources: &mut HashMap<EntryId, Source<'a>>,
     known: &HashSet<EntryId>,
     mut after: Option<(BucketId, u64, i32)>,
@@ -52,7 +53,10 @@ pub fn read<'a>(
             }
             for (entry, ops) in wanted {
                 if let Some(source) = sources.get_mut(&entry) {
-                    append(source, &members, ops, page);
+                    let moved = append(source, &members, ops, page);
+                    if !moved.is_empty() {
+                        send_along(entry, &moved, later, sources, page);
+                    }
                 }
             }
             let Some(last) = chunk.last() else { break };
@@ -70,16 +74,44 @@ pub fn read<'a>(
     }
 }
 
-fn append(source: &mut Source<'_>, members: &HashMap<BucketId, &Member>, mut ops: Vec<&Op>, page: &mut Page) {
+/// Appends what became of the ops' rows. Returns the keys of rows that left their bucket and still exist.
+fn append(source: &mut Source<'_>, members: &HashMap<BucketId, &Member>, mut ops: Vec<&Op>, page: &mut Page) -> Vec<Vec<u8>> {
     ops.sort_by_key(|op| op.bucket);
     let keys: Vec<&[u8]> = ops.iter().map(|op| op.key.as_slice()).collect();
     let rows = source.current(&keys);
+    let mut moved = Vec::new();
     for (op, now) in ops.iter().zip(rows) {
         let Some(member) = members.get(&op.bucket) else { continue };
         let part = Part { member, rule: source.rule, entry: op.entry, table: source.table.tag, from_empty: false };
         match now {
             Some(Current { bucket: Some(bucket), values }) if bucket == op.bucket => page.row(part, &values),
-            _ => page.gone(part, &op.key),
+            other => {
+                page.gone(part, &op.key);
+                if other.is_some() {
+                    moved.push(op.key.clone());
+                }
+            }
+        }
+    }
+    moved
+}
+
+/// A row that moved to a bucket of a later priority is sent with its leaving, or it would vanish until that priority's turn.
+fn send_along<'a>(
+    left: EntryId,
+    keys: &[Vec<u8>],
+    later: &HashMap<BucketId, &'a Member>,
+    sources: &mut HashMap<EntryId, Source<'a>>,
+    page: &mut Page,
+) {
+    let Some((relation, priority)) = sources.get(&left).map(|s| (s.entry.relation, s.rule.priority)) else { return };
+    let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
+    for source in sources.values_mut().filter(|s| s.entry.relation == relation && s.rule.priority > priority) {
+        for row in source.current(&keys).into_iter().flatten() {
+            if let Some(member) = row.bucket.and_then(|b| later.get(&b)) {
+                let part = Part { member, rule: source.rule, entry: source.entry.id, table: source.table.tag, from_empty: false };
+                page.row(part, &row.values);
+            }
         }
     }
 }

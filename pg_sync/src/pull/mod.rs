@@ -27,7 +27,7 @@ use std::collections::{HashMap, HashSet};
 use sync_shared::envelope;
 use sync_shared::hash::{BucketId, SetDigest};
 use sync_shared::limits;
-use sync_shared::message::{BatchId, BatchRandom, Delta, EntryId, Notice, NoticeKind, PartSum, PullRequest};
+use sync_shared::message::{BatchId, BatchRandom, Delta, EntryId, Notice, NoticeKind, PartChanges, PartSum, PullRequest};
 
 /// The smallest page, in bytes.
 const PAGE_BYTES_MIN: u32 = 16 << 10;
@@ -329,7 +329,9 @@ impl Server {
             let members = self.members.iter().filter(|m| m.priority <= upto);
             members.flat_map(|m| self.rules[m.rule].entries.iter().map(|e| (m.id, e.id))).collect()
         } else {
-            let touched: HashSet<_> = page.changes.iter().map(|c| (page.buckets[c.bucket as usize].id, c.entry)).collect();
+            let of = |c: &PartChanges| &page.buckets[c.bucket as usize];
+            let touched: HashSet<_> =
+                page.changes.iter().filter(|c| of(c).priority <= upto).map(|c| (of(c).id, c.entry)).collect();
             touched.into_iter().collect()
         };
         let ready: HashSet<EntryId> = self.rules.iter().flat_map(|r| &r.entries).filter(|e| e.ready).map(|e| e.id).collect();
@@ -411,8 +413,9 @@ impl Server {
                     Some(Step::Log { bucket, xid, op_id }) => Some((*bucket, *xid, *op_id)),
                     _ => None,
                 };
+                let later = self.members.iter().filter(|m| m.priority > priority).map(|m| (m.id, m)).collect();
                 let old: Vec<&Member> = members.iter().copied().filter(|m| !fresh.contains(&m.id)).collect();
-                if let Some(cut) = changes::read(snapshot, &old, sources, known, after, page) {
+                if let Some(cut) = changes::read(snapshot, &old, &later, sources, known, after, page) {
                     return (Some(cut), false);
                 }
             }

@@ -110,6 +110,11 @@ pub fn rules() -> Vec<Rule> {
 
 /// All synced tables, by tag.
 pub fn tables() -> Vec<SyncedTable> {
+    tables_tagged(None)
+}
+
+/// Those with one of the given tags, or all.
+pub fn tables_tagged(tags: Option<Vec<i64>>) -> Vec<SyncedTable> {
     let mut tables: Vec<SyncedTable> = Vec::new();
     let read = Spi::connect(|client| {
         let rows = client.select(
@@ -121,9 +126,10 @@ pub fn tables() -> Vec<SyncedTable> {
              JOIN pg_catalog.pg_attribute a ON a.attrelid = t.relid AND a.attnum = s.attnum AND NOT a.attisdropped
              LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = t.relid AND d.adnum = a.attnum
              LEFT JOIN pg_catalog.pg_index i ON i.indrelid = t.relid AND i.indisprimary
+             WHERE $1 IS NULL OR t.tag = ANY ($1)
              ORDER BY t.tag, s.tag",
             None,
-            &[],
+            &[tags.into()],
         )?;
         for row in rows {
             let tag = row.get::<i64>(3)?.unwrap_or_default() as Tag;

@@ -19,6 +19,7 @@ mod error;
 mod expr;
 mod identity;
 mod pull;
+mod push;
 mod query;
 mod render;
 mod rules;

@@ -114,6 +114,16 @@ impl Renderer {
         self.type_oid
     }
 
+    /// Whether the text of values is JSON, which only SQL reads back: see [`Renderer::from_text`].
+    pub fn is_json(&self) -> bool {
+        self.form == Form::Json
+    }
+
+    /// Whether reading a text depends on settings, beside rendering it: dates, and times without a zone.
+    pub fn reading_needs_pins(&self) -> bool {
+        self.needs_pins || matches!(self.form, Form::Date | Form::Time | Form::Timestamp | Form::Timestamptz)
+    }
+
     /// The SQLite column type that keeps these values as they are.
     pub fn affinity(&self) -> Affinity {
         match self.form {
@@ -280,7 +290,9 @@ pub unsafe fn with_varlena(datum: pg_sys::Datum, f: impl FnOnce(&[u8])) {
 pub fn type_name(type_oid: pg_sys::Oid) -> String {
     // SAFETY: returns a palloc'ed C string for any OID.
     unsafe {
-        let name = pg_sys::format_type_extended(type_oid, -1, pg_sys::FORMAT_TYPE_FORCE_QUALIFY as u16);
+        // Without the second flag bpchar and bit come out as `character` and `bit`, which mean a length of 1.
+        let flags = pg_sys::FORMAT_TYPE_FORCE_QUALIFY | pg_sys::FORMAT_TYPE_TYPEMOD_GIVEN;
+        let name = pg_sys::format_type_extended(type_oid, -1, flags as u16);
         CStr::from_ptr(name).to_string_lossy().into_owned()
     }
 }

@@ -69,9 +69,3 @@ pub fn read_only() -> bool {
     // SAFETY: reads the state of this backend.
     unsafe { pg_sys::XactReadOnly || pg_sys::RecoveryInProgress() }
 }
-
-/// The transaction's id, as the op log has it.
-pub fn transaction() -> u64 {
-    // SAFETY: assigns an id if there is none yet; push writes in any case.
-    unsafe { pg_sys::GetTopFullTransactionId().value }
-}

@@ -86,7 +86,7 @@ impl Drop for Frame {
 /// # Safety
 /// Called by Postgres while a report is being made.
 #[pg_guard]
-unsafe extern "C-unwind" fn remember(_: *mut c_void) {
+unsafe extern "C-unwind" fn remember(_argument: *mut c_void) {
     // SAFETY: the report is complete when callbacks run; the copy is made outside of ErrorContext, which is about to be reset.
     unsafe {
         let outer = pg_sys::MemoryContextSwitchTo(pg_sys::CurTransactionContext);

@@ -1,0 +1,115 @@
+//! Who set a column's current value, and when: from the op log.
+
+use super::role;
+use super::statements::{Parameter, Statements};
+use super::target::Target;
+use crate::catalog::{self, Rule};
+use crate::error::spi;
+use crate::identity::as_role;
+use crate::render::{pinned, Renderer};
+use pgrx::pg_sys::Oid;
+use pgrx::prelude::*;
+use std::cell::OnceCell;
+use sync_shared::hash::bucket_id;
+use sync_shared::{row, Value};
+use uuid::Uuid;
+
+/// Where a current value comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Author {
+    /// An earlier batch of the device itself, or what the server's triggers made of it.
+    Device,
+    /// Somebody else, whose edit was made then (microseconds since 1970).
+    Other { at: i64 },
+    /// The log does not reach back to it.
+    Forgotten,
+}
+
+/// Asks the op log on behalf of one device.
+pub struct Authors {
+    owner: Oid,
+    device: Uuid,
+    rules: OnceCell<Vec<Rule>>,
+}
+
+/// A row's place in the log: its buckets with their entries, and its key.
+pub struct Place {
+    buckets: Vec<pgrx::Uuid>,
+    entries: Vec<i32>,
+    key: Vec<u8>,
+}
+
+impl Authors {
+    pub fn new(owner: Oid, device: Uuid) -> Self {
+        Authors { owner, device, rules: OnceCell::new() }
+    }
+
+    /// Finds the row of `key` in the log. The buckets are those of the row as it is now: an op that moved it there counts as a
+    /// change of every column.
+    pub fn place(&self, statements: &mut Statements, target: &mut Target, key: &[Parameter]) -> Result<Place, super::Refusal> {
+        let mut values = Vec::new();
+        for (i, &parameter) in key.iter().enumerate() {
+            let column = target.table.key[i];
+            values.push(statements.render(&mut target.renderers[column], parameter)?);
+        }
+        let mut place = Place { buckets: Vec::new(), entries: Vec::new(), key: row::encode(&values) };
+        let rules = self.rules.get_or_init(|| role::as_owner(self.owner, || pinned(catalog::rules)));
+        for rule in rules {
+            for entry in rule.entries.iter().filter(|e| e.relation == target.table.relation) {
+                let found = if entry.key.is_empty() && entry.filter.is_none() {
+                    Some(Vec::new())
+                } else {
+                    self.bucket_key(statements, target, rule, entry, key)?
+                };
+                if let Some(values) = found.filter(|values| !values.iter().any(Value::is_null)) {
+                    place.buckets.push(pgrx::Uuid::from_bytes(bucket_id(&rule.name, &row::encode(&values)).0));
+                    place.entries.push(entry.id);
+                }
+            }
+        }
+        Ok(place)
+    }
+
+    /// The key of the row's bucket by one entry; None for a row that is in none. Evaluated as pull does: as the rule's owner.
+    fn bucket_key(
+        &self,
+        statements: &mut Statements,
+        target: &Target,
+        rule: &Rule,
+        entry: &catalog::Entry,
+        key: &[Parameter],
+    ) -> Result<Option<Vec<Value>>, super::Refusal> {
+        let list = if entry.key.is_empty() { "1".to_owned() } else { entry.key.join(", ") };
+        let filter = entry.filter.as_ref().map_or(String::new(), |filter| format!(" AND ({filter})"));
+        let sql = format!("SELECT {list} FROM {} {}{filter}", target.table.name, target.where_key(1));
+        let types: &[Oid] = if entry.key.is_empty() { &[pgrx::pg_sys::INT4OID] } else { &rule.key_types };
+        let mut renderers: Vec<Renderer> = types.iter().map(|&t| Renderer::new(t)).collect();
+        let mut columns: Vec<&mut Renderer> = renderers.iter_mut().collect();
+        let answer = as_role(rule.owner, || pinned(|| statements.run(&sql, key, &mut columns)))?;
+        Ok(answer.row.map(|values| if entry.key.is_empty() { Vec::new() } else { values }))
+    }
+
+    /// Who set the column at `position` (in tag order).
+    pub fn of(&self, place: &Place, position: usize) -> Author {
+        let mask = 1i64 << position.min(63);
+        let device = pgrx::Uuid::from_bytes(*self.device.as_bytes());
+        let read = || {
+            Spi::connect_mut(|c| {
+                let arguments = [
+                    place.buckets.clone().into(),
+                    place.entries.clone().into(),
+                    place.key.clone().into(),
+                    mask.into(),
+                    device.into(),
+                ];
+                let mut rows = c.update("SELECT own, at FROM sync.last_edit($1, $2, $3, $4, $5)", Some(1), &arguments)?;
+                let Some(found) = rows.next() else { return Ok(Author::Forgotten) };
+                Ok::<_, spi::Error>(match found.get::<bool>(1)? {
+                    Some(true) => Author::Device,
+                    _ => Author::Other { at: found.get(2)?.unwrap_or_default() },
+                })
+            })
+        };
+        spi("reading the op log", role::as_owner(self.owner, || pinned(read)))
+    }
+}

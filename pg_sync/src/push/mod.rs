@@ -1,0 +1,239 @@
+//! `sync.push`: what devices wrote, applied once, whole, as the user.
+//!
+//! # Layout
+//! - [`registry`]: devices, and batches that were taken before
+//! - [`subtransaction`], [`refusal`]: one batch is applied whole or undone with a reason
+//! - [`batch`]: changes -> rows; [`target`], [`statements`]: the SQL for it
+//! - [`conflict`], [`author`]: what happens where both sides changed the same thing
+//! - [`constraints`]: deferred ones are checked batch by batch
+//! - [`role`]: whose rights and settings each part runs with
+//!
+//! The function itself has the caller's settings, so that triggers and policies see them; everything that is not the end user's
+//! runs as the owner of the schema `sync` under pinned ones.
+
+mod author;
+mod batch;
+mod conflict;
+mod constraints;
+mod refusal;
+mod registry;
+mod role;
+mod statements;
+mod subtransaction;
+mod target;
+
+use crate::capture::log::set_edited;
+use crate::error::raise;
+use crate::identity;
+use crate::render::pinned;
+use author::Authors;
+use constraints::Modes;
+use pgrx::pg_sys::Oid;
+use pgrx::prelude::*;
+use refusal::Refusal;
+use registry::{Device, Known, Record};
+use std::collections::HashMap;
+use sync_shared::hash::Tag;
+use sync_shared::message::{Batch, BatchId, BatchResult, PushReply, PushRequest, PushState, Verdict};
+use sync_shared::{clock, envelope};
+use target::Target;
+
+/// How often a batch is applied again when a row with its key appeared meanwhile.
+const TRIES: usize = 2;
+
+#[pg_extern]
+fn push(batches: &[u8]) -> Vec<u8> {
+    let user = identity::asking_user();
+    let writer = identity::writing_role();
+    let request: PushRequest = envelope::decode(batches)
+        .unwrap_or_else(|e| raise(PgSqlErrorCode::ERRCODE_PROTOCOL_VIOLATION, format!("not a push request: {e}")));
+    registry::check(&request);
+    let owner = role::owner();
+    let reply = role::as_owner(owner, || answer(&request, user, writer, owner));
+    envelope::encode(&reply)
+        .unwrap_or_else(|e| raise(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, format!("the answer cannot be sent: {e}")))
+}
+
+fn answer(request: &PushRequest, user: String, writer: Oid, owner: Oid) -> PushReply {
+    let reply =
+        |state, message: &str, last, results| PushReply { state, message: message.into(), last, user: user.clone(), results };
+    if role::read_only() {
+        let later = Refusal::new("25006", "this server cannot be written to now: send again later, or to another one", "");
+        let results = request.batches.iter().map(|b| registry::result(b.id, Verdict::Later, later.clone())).collect();
+        return reply(PushState::Taken, &later.message, None, results);
+    }
+    let (device, known) = pinned(|| (registry::lock(request.device, &user), registry::known(request)));
+    if device.revoked {
+        return reply(PushState::Refused, "this device was revoked: it may not sync any longer", device.last, Vec::new());
+    }
+    if device.user != user {
+        let foreign = request.batches.iter().filter(|b| !b.user.is_empty() && b.user != user);
+        let results = foreign.map(|b| held(b, &user)).collect();
+        let message = "this device belongs to another user: that user must sign in again, or the file must be made anew";
+        return reply(PushState::Refused, message, None, results);
+    }
+    let last = device.last.map_or(0, |l| l.number);
+    let ours = |b: &Batch| known.get(&b.id.random.into_array()).is_some_and(|k| k.user == user);
+    if request.batches.iter().any(|b| b.id.number <= last && !ours(b)) {
+        let message = "this file is a copy: another batch has the number already. Take a new device id and send again";
+        return reply(PushState::Fork, message, device.last, Vec::new());
+    }
+    let targets = pinned(|| target::of(request, writer));
+    let push =
+        Push { writer, owner, authors: Authors::new(owner, device.id), targets, known, modes: None, last: device.last, device };
+    let (state, message, last, results) = push.run(request);
+    reply(state, &message, last, results)
+}
+
+fn held(batch: &Batch, user: &str) -> BatchResult {
+    let message = format!("made by {}: kept on the device, {user} cannot send it", batch.user);
+    registry::result(batch.id, Verdict::Held, Refusal::new("28000", message, ""))
+}
+
+/// Now, in microseconds since 1970.
+fn now() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |d| i64::try_from(d.as_micros()).unwrap_or(i64::MAX))
+}
+
+/// One push of a device that may.
+struct Push {
+    writer: Oid,
+    owner: Oid,
+    device: Device,
+    authors: Authors,
+    targets: HashMap<Tag, Target>,
+    /// Batches that were taken before, and by this push.
+    known: HashMap<[u8; 16], Known>,
+    /// Read with the first batch.
+    modes: Option<Modes>,
+    last: Option<BatchId>,
+}
+
+impl Push {
+    fn run(mut self, request: &PushRequest) -> (PushState, String, Option<BatchId>, Vec<BatchResult>) {
+        let mut results: Vec<BatchResult> = Vec::new();
+        let mut records: Vec<Record<'_>> = Vec::new();
+        let mut state = (PushState::Taken, String::new());
+        // Why the batches that remain cannot be taken now.
+        let mut waits: Option<Refusal> = None;
+        for batch in &request.batches {
+            let id = batch.id;
+            let random = id.random.into_array();
+            let last = self.last.map_or(0, |l| l.number);
+            let known = self.known.get(&random).filter(|k| k.user == self.device.user).map(|k| k.result.clone());
+            if let Some(refusal) = &waits {
+                let foreign = !batch.user.is_empty() && batch.user != self.device.user;
+                let waiting = || registry::result(id, Verdict::Later, refusal.clone());
+                results.push(if foreign { held(batch, &self.device.user) } else { waiting() });
+                continue;
+            }
+            if id.number > last + 1 {
+                state = (PushState::Gap, format!("batches are missing: the server has {last}, then came {}", id.number));
+                break;
+            }
+            let edited = clock::bounded(batch.edited, now());
+            if let Some(result) = known {
+                let result = BatchResult { id, ..result };
+                if id.number > last {
+                    records.push(Record { batch, result: result.clone(), edited, repeats: true });
+                    self.last = Some(id);
+                }
+                results.push(result);
+                continue;
+            }
+            if !batch.user.is_empty() && batch.user != self.device.user {
+                results.push(held(batch, &self.device.user));
+                let message = format!("waits behind batch {}, which was made by another user", id.number);
+                waits = Some(Refusal::new("28000", message, ""));
+                continue;
+            }
+            let (result, goes_on) = self.take(batch, edited);
+            if result.verdict == Verdict::Later {
+                let message = format!("waits behind batch {}: {}", id.number, result.message);
+                waits = Some(Refusal::new(&result.code, message, ""));
+            } else {
+                if !goes_on {
+                    waits = Some(Refusal::new("55000", "constraints of one name differ in their mode: one batch at a time", ""));
+                }
+                self.known.insert(random, Known { user: self.device.user.clone(), result: result.clone() });
+                records.push(Record { batch, result: result.clone(), edited, repeats: false });
+                self.last = Some(id);
+            }
+            results.push(result);
+        }
+        pinned(|| {
+            registry::remember(&self.device, self.last, &records);
+            let fresh = records.iter().filter(|r| !r.repeats).map(|r| &r.result);
+            let conflicts = fresh.flat_map(|r| r.conflicts.iter().map(|c| (r.id.number, c)));
+            conflict::remember(self.device.id, conflicts, &self.targets);
+        });
+        (state.0, state.1, self.last, results)
+    }
+
+    /// Applies a batch that is next. Also answers whether another may follow in this transaction.
+    fn take(&mut self, batch: &Batch, edited: i64) -> (BatchResult, bool) {
+        let modes = self.modes.take().unwrap_or_else(|| pinned(Modes::read));
+        let mut taken = self.try_once(batch, edited, &modes);
+        for _ in 1..TRIES {
+            // A row with the key of one of its inserts was committed after it was looked for.
+            let Err(refusal) = &taken else { break };
+            if refusal.code != "23505" || !pinned(|| target::is_primary_key(&refusal.subject)) {
+                break;
+            }
+            taken = self.try_once(batch, edited, &modes);
+        }
+        self.modes = Some(modes);
+        match taken {
+            Ok((conflicts, goes_on)) if conflicts.is_empty() => {
+                (registry::result(batch.id, Verdict::Accepted, Refusal::default()), goes_on)
+            }
+            Ok((conflicts, goes_on)) => {
+                let reasons: Vec<&str> = conflicts.iter().take(3).map(|c| c.reason.as_str()).collect();
+                let refusal = Refusal::new("00000", reasons.join("; "), "");
+                (BatchResult { conflicts, ..registry::result(batch.id, Verdict::Merged, refusal) }, goes_on)
+            }
+            Err(refusal) => {
+                let verdict = if refusal.passing { Verdict::Later } else { Verdict::Rejected };
+                (registry::result(batch.id, verdict, refusal), true)
+            }
+        }
+    }
+
+    fn try_once(
+        &mut self,
+        batch: &Batch,
+        edited: i64,
+        modes: &Modes,
+    ) -> Result<(Vec<sync_shared::message::Conflict>, bool), Refusal> {
+        let Push { writer, owner, authors, targets, .. } = self;
+        subtransaction::run(|| {
+            let mut context = batch::Context { targets, authors, owner: *owner, edited };
+            let _edited = Edited::begin(edited);
+            let conflicts = role::as_writer(*writer, || {
+                let conflicts = batch::apply(&mut context, batch);
+                if conflicts.is_ok() {
+                    modes.check(*writer);
+                }
+                conflicts
+            })?;
+            Ok((conflicts, pinned(|| modes.restore())))
+        })
+    }
+}
+
+/// While it lives, captured changes bear the time of their edit on the device.
+struct Edited;
+
+impl Edited {
+    fn begin(at: i64) -> Self {
+        set_edited(Some(at));
+        Edited
+    }
+}
+
+impl Drop for Edited {
+    fn drop(&mut self) {
+        set_edited(None);
+    }
+}

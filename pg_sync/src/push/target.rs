@@ -1,0 +1,142 @@
+//! The tables that a push writes to, and the SQL for their rows.
+//!
+//! Every name in it is qualified and quoted, operators too: it runs under the settings of the user's session.
+
+use super::refusal::Refusal;
+use super::role;
+use super::statements::{Parameter, Statements};
+use crate::catalog::{self, SyncedTable};
+use crate::error::spi;
+use crate::expr::quote;
+use crate::query::operator;
+use crate::render::Renderer;
+use pgrx::pg_sys::Oid;
+use pgrx::prelude::*;
+use std::collections::HashMap;
+use sync_shared::hash::Tag;
+use sync_shared::message::PushRequest;
+use sync_shared::Value;
+
+/// One table.
+pub struct Target {
+    pub table: SyncedTable,
+    /// One per column.
+    pub renderers: Vec<Renderer>,
+    /// One per key column: `"id" OPERATOR(pg_catalog.=) `.
+    equal: Vec<String>,
+    /// The writing role may read all of it: see [`Target::version`].
+    readable: bool,
+}
+
+/// By tag, those that a request names. Their columns stay as they are until the transaction ends.
+pub fn of(request: &PushRequest, writer: Oid) -> HashMap<Tag, Target> {
+    let mut tags: Vec<i64> = request.batches.iter().flat_map(|b| &b.changes).map(|c| i64::from(c.table)).collect();
+    tags.sort_unstable();
+    tags.dedup();
+    if tags.is_empty() {
+        return HashMap::new();
+    }
+    let relations = Spi::connect(|c| {
+        let mut relations = Vec::new();
+        let rows = c.select("SELECT relid::oid FROM sync.synced_table WHERE tag = ANY ($1)", None, &[tags.clone().into()])?;
+        for row in rows {
+            relations.extend(row.get::<Oid>(1)?);
+        }
+        Ok::<_, spi::Error>(relations)
+    });
+    for relation in spi("reading sync.synced_table", relations) {
+        role::keep_columns(relation);
+    }
+    let target = |table: SyncedTable| {
+        let equal = |&i: &usize| format!("{} {} ", quote(&table.columns[i].name), operator(table.columns[i].type_oid, "="));
+        let target = Target {
+            renderers: table.columns.iter().map(|c| Renderer::new(c.type_oid)).collect(),
+            equal: table.key.iter().map(equal).collect(),
+            readable: role::may_select(table.relation, writer),
+            table,
+        };
+        (target.table.tag, target)
+    };
+    catalog::tables_tagged(Some(tags)).into_iter().map(target).collect()
+}
+
+/// Whether a constraint's name is that of a primary key, perhaps of a partition.
+pub fn is_primary_key(constraint: &str) -> bool {
+    let sql = "SELECT EXISTS (SELECT FROM pg_constraint WHERE conname = $1::text AND contype = 'p')";
+    let found = Spi::connect(|c| c.select(sql, Some(1), &[constraint.into()])?.first().get_one::<bool>());
+    spi("looking for a primary key", found).unwrap_or(false)
+}
+
+impl Target {
+    /// Where a column stands. A device may know columns that are gone, or not sent any longer.
+    pub fn position(&self, tag: Tag) -> Result<usize, Refusal> {
+        self.table.columns.iter().position(|c| c.tag == tag).ok_or_else(|| {
+            let message = format!("table {} has no column with the tag {tag} (any longer)", self.table.name);
+            Refusal::new("42703", message, &self.table.device_name)
+        })
+    }
+
+    /// A column's value as a parameter; errors name the table and the column.
+    pub fn read(&self, statements: &mut Statements, column: usize, value: &Value) -> Result<Parameter, Refusal> {
+        let name = &self.table.columns[column].name;
+        super::subtransaction::set_place(Some((self.table.name.clone(), name.clone())));
+        let read = statements.read(&self.renderers[column], value).map_err(|refusal| Refusal {
+            message: format!("table {}, column \"{name}\": {}", self.table.name, refusal.message),
+            subject: name.clone(),
+            ..refusal
+        });
+        super::subtransaction::set_place(None);
+        read
+    }
+
+    /// The key's parameters.
+    pub fn read_key(&self, statements: &mut Statements, key: &[Value]) -> Result<Vec<Parameter>, Refusal> {
+        if key.len() != self.table.key.len() {
+            let message = format!("the key of table {} has {} columns, not {}", self.table.name, self.table.key.len(), key.len());
+            return Err(Refusal::new("08P01", message, &self.table.device_name));
+        }
+        self.table.key.iter().zip(key).map(|(&column, value)| self.read(statements, column, value)).collect()
+    }
+
+    /// `WHERE` and the key, whose parameters begin at `$first`.
+    pub fn where_key(&self, first: usize) -> String {
+        let parts: Vec<String> = self.equal.iter().enumerate().map(|(i, part)| format!("{part}${}", first + i)).collect();
+        format!("WHERE {}", parts.join(" AND "))
+    }
+
+    /// Columns quoted, in a list.
+    pub fn names(&self, columns: &[usize]) -> String {
+        let names: Vec<String> = columns.iter().map(|&i| quote(&self.table.columns[i].name)).collect();
+        names.join(", ")
+    }
+
+    /// Columns of the current row as the role sees it; `clause` locks it, `version` adds a last value that changes with it.
+    pub fn current(
+        &mut self,
+        statements: &mut Statements,
+        columns: &[usize],
+        key: &[Parameter],
+        version: bool,
+        clause: &str,
+    ) -> Result<Option<Vec<Value>>, Refusal> {
+        let mut list = self.names(columns);
+        let mut integer = version.then(|| Renderer::new(pgrx::pg_sys::INT8OID));
+        if version {
+            list += if columns.is_empty() { "" } else { ", " };
+            list += "xmin::pg_catalog.text::pg_catalog.int8";
+        } else if columns.is_empty() {
+            list = self.names(&self.table.key[..1]);
+        }
+        let sql = format!("SELECT {list} FROM {} {} {clause}", self.table.name, self.where_key(1));
+        let wanted = if columns.is_empty() && !version { &self.table.key[..1] } else { columns };
+        let mut by_column: Vec<Option<&mut Renderer>> = self.renderers.iter_mut().map(Some).collect();
+        let mut renderers: Vec<&mut Renderer> = wanted.iter().filter_map(|&i| by_column[i].take()).collect();
+        renderers.extend(integer.as_mut());
+        Ok(statements.run(&sql, key, &mut renderers)?.row)
+    }
+
+    /// Whether the system column that tells versions of a row apart may be read.
+    pub fn version(&self) -> bool {
+        self.readable
+    }
+}

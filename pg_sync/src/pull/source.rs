@@ -1,6 +1,5 @@
 //! Reads rows of one entry from its source table: whole parts by key, and the current rows of given primary keys.
 
-use super::members::Member;
 use super::page::{Page, Part};
 use crate::catalog::{Entry, Rule, SyncedTable};
 use crate::error::raise;

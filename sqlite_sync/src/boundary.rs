@@ -1,7 +1,7 @@
 //! One local transaction, one batch: a connection with the extension records which rows of the log it wrote together.
 //!
-//! A TEMP trigger on the log writes the first row of each transaction to a temporary virtual table; its xSync runs before the
-//! commit and may still write. Commit hooks would do, but there is one per connection, and it belongs to the application.
+//! A TEMP trigger on the log has the first row of each transaction written to a temporary virtual table; its xSync runs before
+//! the commit and may still write. Commit hooks would do, but there is one per connection, and it belongs to the application.
 //! After ROLLBACK TO the log continues from the same number, so the first row noted stays right.
 
 use crate::error::Result;
@@ -23,9 +23,13 @@ type First = Rc<Cell<Option<i64>>>;
 pub fn register(db: Db<'_>) -> Result<()> {
     let first: First = Rc::default();
     let seen = first.clone();
-    // Reads one cell and nothing else, so it may run in a trigger under trusted_schema=OFF.
-    host::define(db, "sync_first", 0, FunctionFlags::INNOCUOUS, move |_, _| {
-        Ok(Answer::Integer(i64::from(seen.get().is_none())))
+    // It only notes a number for this connection, so it may run in a trigger under trusted_schema=OFF. The write is made here and
+    // not in the trigger's body: a statement that may write to a virtual table keeps a statement journal, for every row's sake.
+    host::define(db, "sync_first", 1, FunctionFlags::INNOCUOUS, move |db, args| {
+        if let (None, [seq @ ValueRef::Integer(_)]) = (seen.get(), args) {
+            db.run("INSERT INTO temp.sync_opened VALUES (?1)", &[*seq])?;
+        }
+        Ok(Answer::Integer(0))
     })?;
     define_virtual_table_writeable_with_transactions::<Boundary>(host::raw(db), "sync_boundary", Some(first))
         .map_err(|_| crate::error::Error::plain("the virtual table sync_boundary could not be registered on this connection"))
@@ -39,10 +43,7 @@ pub fn ensure(db: Db<'_>) -> Result<()> {
         return Ok(());
     }
     db.run("CREATE VIRTUAL TABLE IF NOT EXISTS temp.sync_opened USING sync_boundary", &[])?;
-    db.run(
-        "CREATE TEMP TRIGGER sync_open AFTER INSERT ON main.sync_log WHEN sync_first() BEGIN INSERT INTO sync_opened VALUES (new.seq); END",
-        &[],
-    )
+    db.run("CREATE TEMP TRIGGER sync_open AFTER INSERT ON main.sync_log WHEN sync_first(new.seq) BEGIN SELECT 1; END", &[])
 }
 
 #[repr(C)]

@@ -22,6 +22,9 @@ extern "C" {
 pub fn library() -> &'static PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
+        if let Ok(given) = std::env::var("SQLITE_SYNC_LIBRARY") {
+            return std::fs::canonicalize(given).unwrap();
+        }
         let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
         let status = std::process::Command::new(cargo).args(["build", "--quiet", "-p", "sqlite_sync"]).status();
         // target/debug/deps/<this program>

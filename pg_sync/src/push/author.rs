@@ -33,7 +33,7 @@ pub struct Authors {
 }
 
 /// A row's place in the log: its buckets with their entries, and its key.
-pub struct Place {
+pub struct Trace {
     buckets: Vec<pgrx::Uuid>,
     entries: Vec<i32>,
     key: Vec<u8>,
@@ -46,13 +46,13 @@ impl Authors {
 
     /// Finds the row of `key` in the log. The buckets are those of the row as it is now: an op that moved it there counts as a
     /// change of every column.
-    pub fn place(&self, statements: &mut Statements, target: &mut Target, key: &[Parameter]) -> Result<Place, super::Refusal> {
+    pub fn trace(&self, statements: &mut Statements, target: &mut Target, key: &[Parameter]) -> Result<Trace, super::Refusal> {
         let mut values = Vec::new();
         for (i, &parameter) in key.iter().enumerate() {
             let column = target.table.key[i];
             values.push(statements.render(&mut target.renderers[column], parameter)?);
         }
-        let mut place = Place { buckets: Vec::new(), entries: Vec::new(), key: row::encode(&values) };
+        let mut trace = Trace { buckets: Vec::new(), entries: Vec::new(), key: row::encode(&values) };
         let rules = self.rules.get_or_init(|| role::as_owner(self.owner, || pinned(catalog::rules)));
         for rule in rules {
             for entry in rule.entries.iter().filter(|e| e.relation == target.table.relation) {
@@ -62,12 +62,12 @@ impl Authors {
                     self.bucket_key(statements, target, rule, entry, key)?
                 };
                 if let Some(values) = found.filter(|values| !values.iter().any(Value::is_null)) {
-                    place.buckets.push(pgrx::Uuid::from_bytes(bucket_id(&rule.name, &row::encode(&values)).0));
-                    place.entries.push(entry.id);
+                    trace.buckets.push(pgrx::Uuid::from_bytes(bucket_id(&rule.name, &row::encode(&values)).0));
+                    trace.entries.push(entry.id);
                 }
             }
         }
-        Ok(place)
+        Ok(trace)
     }
 
     /// The key of the row's bucket by one entry; None for a row that is in none. Evaluated as pull does: as the rule's owner.
@@ -90,15 +90,15 @@ impl Authors {
     }
 
     /// Who set the column at `position` (in tag order).
-    pub fn of(&self, place: &Place, position: usize) -> Author {
+    pub fn of(&self, trace: &Trace, position: usize) -> Author {
         let mask = 1i64 << position.min(63);
         let device = pgrx::Uuid::from_bytes(*self.device.as_bytes());
         let read = || {
             Spi::connect_mut(|c| {
                 let arguments = [
-                    place.buckets.clone().into(),
-                    place.entries.clone().into(),
-                    place.key.clone().into(),
+                    trace.buckets.clone().into(),
+                    trace.entries.clone().into(),
+                    trace.key.clone().into(),
                     mask.into(),
                     device.into(),
                 ];

@@ -1,10 +1,11 @@
 //! Applies one batch, inside its subtransaction and as the end user.
 
-use super::author::{Author, Authors, Place};
+use super::author::{Author, Authors, Trace};
 use super::conflict::{self, Decision};
 use super::refusal::Refusal;
 use super::role;
 use super::statements::{Parameter, Statements};
+use super::subtransaction::{set_place, Place};
 use super::target::Target;
 use pgrx::pg_sys::Oid;
 use std::collections::HashMap;
@@ -38,33 +39,45 @@ struct Wish<'a> {
 pub fn apply(context: &mut Context<'_>, batch: &Batch) -> Result<Vec<Conflict>, Refusal> {
     let mut statements = Statements::connect();
     let mut conflicts = Vec::new();
+    let Context { targets, authors, owner, edited } = context;
     for change in &batch.changes {
         pgrx::check_for_interrupts!();
-        let Some(mut target) = context.targets.remove(&change.table) else {
+        let Some(target) = targets.get_mut(&change.table) else {
             let message = format!("no table with the tag {} is synced (any longer)", change.table);
             return Err(Refusal::new("42P01", message, change.table.to_string()));
         };
-        let applied =
-            Row { context, statements: &mut statements, target: &mut target, change, conflicts: &mut conflicts }.apply();
         let subject = target.table.device_name.clone();
-        context.targets.insert(change.table, target);
-        applied.map_err(|refusal| if refusal.subject.is_empty() { Refusal { subject, ..refusal } } else { refusal })?;
+        set_place(Some(Place { table: target.table.name.clone(), device_name: subject.clone(), column: None }));
+        let row = Row {
+            authors,
+            owner: *owner,
+            edited: *edited,
+            statements: &mut statements,
+            target,
+            change,
+            conflicts: &mut conflicts,
+        };
+        let name = |refusal: Refusal| if refusal.subject.is_empty() { Refusal { subject, ..refusal } } else { refusal };
+        row.apply().map_err(name)?;
         statements.forget();
     }
+    set_place(None);
     statements.finish();
     Ok(conflicts)
 }
 
 /// One change on its way into one row.
-struct Row<'r, 'a> {
-    context: &'r Context<'a>,
+struct Row<'r> {
+    authors: &'r Authors,
+    owner: Oid,
+    edited: EditTime,
     statements: &'r mut Statements,
     target: &'r mut Target,
     change: &'r Change,
     conflicts: &'r mut Vec<Conflict>,
 }
 
-impl<'r> Row<'r, '_> {
+impl<'r> Row<'r> {
     fn apply(self) -> Result<(), Refusal> {
         let (n, change) = (self.change.columns.len(), self.change);
         let shape = match change.kind {
@@ -112,7 +125,7 @@ impl<'r> Row<'r, '_> {
     fn exists(&mut self, key: &[Parameter]) -> Result<bool, Refusal> {
         let sql = format!("SELECT 1 FROM {} {}", self.target.table.name, self.target.where_key(1));
         let statements = &mut *self.statements;
-        Ok(role::as_owner(self.context.owner, || statements.run(&sql, key, &mut []))?.count > 0)
+        Ok(role::as_owner(self.owner, || statements.run(&sql, key, &mut []))?.count > 0)
     }
 
     fn insert(mut self) -> Result<(), Refusal> {
@@ -166,7 +179,7 @@ impl<'r> Row<'r, '_> {
 
     /// Three ways, column by column: what the device had, what it wants, what is there. The row is locked.
     fn merge(&mut self, key: &[Parameter], wishes: &[Wish<'_>], current: Vec<Value>) -> Result<(), Refusal> {
-        let mut place = None;
+        let mut trace = None;
         let mut set = Vec::new();
         for (wish, theirs) in wishes.iter().zip(current) {
             let mine = self.target.read(self.statements, wish.column, wish.mine)?;
@@ -179,7 +192,7 @@ impl<'r> Row<'r, '_> {
                 // The same, written in another way.
                 continue;
             } else {
-                match self.decide(&mut place, key, wish.column)? {
+                match self.decide(&mut trace, key, wish.column)? {
                     None => true,
                     Some(Decision { mine, reason }) => {
                         self.conflicts.push(Conflict {
@@ -215,17 +228,17 @@ impl<'r> Row<'r, '_> {
     }
 
     /// None: the device's own earlier batch set the column, so there is nothing to decide.
-    fn decide(&mut self, place: &mut Option<Place>, key: &[Parameter], column: usize) -> Result<Option<Decision>, Refusal> {
-        let author = self.author(place, key, column)?;
-        Ok(conflict::decide(&self.target.table.columns[column].name, author, self.context.edited))
+    fn decide(&mut self, trace: &mut Option<Trace>, key: &[Parameter], column: usize) -> Result<Option<Decision>, Refusal> {
+        let author = self.author(trace, key, column)?;
+        Ok(conflict::decide(&self.target.table.columns[column].name, author, self.edited))
     }
 
-    fn author(&mut self, place: &mut Option<Place>, key: &[Parameter], column: usize) -> Result<Author, Refusal> {
-        let place = match place {
-            Some(place) => place,
-            None => place.insert(self.context.authors.place(self.statements, self.target, key)?),
+    fn author(&mut self, trace: &mut Option<Trace>, key: &[Parameter], column: usize) -> Result<Author, Refusal> {
+        let trace = match trace {
+            Some(trace) => trace,
+            None => trace.insert(self.authors.trace(self.statements, self.target, key)?),
         };
-        Ok(self.context.authors.of(place, column))
+        Ok(self.authors.of(trace, column))
     }
 
     fn delete(mut self) -> Result<(), Refusal> {
@@ -258,9 +271,9 @@ impl<'r> Row<'r, '_> {
             if tried.is_some() && tried == version {
                 return Err(self.denied("delete"));
             }
-            let mut place = None;
+            let mut trace = None;
             for (i, theirs) in current.iter().enumerate() {
-                if base[i] == *theirs || self.author(&mut place, &key, columns[i])? == Author::Device {
+                if base[i] == *theirs || self.author(&mut trace, &key, columns[i])? == Author::Device {
                     continue;
                 }
                 self.conflicts.push(conflict::whole_row(self.target, self.change, &columns, &base, &current));

@@ -86,7 +86,7 @@ fn answer(request: &PushRequest, user: String, writer: Oid, owner: Oid) -> PushR
 }
 
 fn held(batch: &Batch, user: &str) -> BatchResult {
-    let message = format!("made by {}: kept on the device, {user} cannot send it", batch.user);
+    let message = format!("made by another user: kept on the device, {user} cannot send it");
     registry::result(batch.id, Verdict::Held, Refusal::new("28000", message, ""))
 }
 
@@ -142,7 +142,9 @@ impl Push {
                 results.push(result);
                 continue;
             }
-            if !batch.user.is_empty() && batch.user != self.device.user {
+            // Also one that was taken already, for somebody else.
+            let foreign = self.known.contains_key(&random) || !batch.user.is_empty() && batch.user != self.device.user;
+            if foreign {
                 results.push(held(batch, &self.device.user));
                 let message = format!("waits behind batch {}, which was made by another user", id.number);
                 waits = Some(Refusal::new("28000", message, ""));

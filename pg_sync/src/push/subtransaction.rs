@@ -12,8 +12,16 @@ use std::panic::AssertUnwindSafe;
 thread_local! {
     /// The last ERROR reported inside the current subtransaction.
     static REPORTED: RefCell<Option<Reported>> = const { RefCell::new(None) };
-    /// What is being looked at, for errors that do not name it: table and column.
-    static PLACE: RefCell<Option<(String, String)>> = const { RefCell::new(None) };
+    static PLACE: RefCell<Option<Place>> = const { RefCell::new(None) };
+}
+
+/// What is being written, for errors that do not name it.
+pub struct Place {
+    /// Qualified.
+    pub table: String,
+    pub device_name: String,
+    /// While its value is being read.
+    pub column: Option<String>,
 }
 
 /// What pgrx's form of an error leaves out: foreign SQLSTATEs, and the names of objects.
@@ -26,9 +34,18 @@ struct Reported {
     subject: String,
 }
 
-/// Says which column is being read from a wire value; None: none any longer.
-pub fn set_place(place: Option<(String, String)>) {
+/// Says what is being written; None: nothing in particular.
+pub fn set_place(place: Option<Place>) {
     PLACE.with(|p| *p.borrow_mut() = place);
+}
+
+/// Says which column's value is being read.
+pub fn set_column(column: Option<&str>) {
+    PLACE.with(|p| {
+        if let Some(place) = p.borrow_mut().as_mut() {
+            place.column = column.map(str::to_owned);
+        }
+    });
 }
 
 /// Runs `f` in a subtransaction, released if it succeeds and rolled back if it refuses or an ERROR is raised. A cancel request
@@ -141,10 +158,12 @@ fn refusal(error: CaughtError) -> Refusal {
         message = format!("{message}: {}", reported.detail);
     }
     let mut subject = reported.subject;
-    if let Some((table, column)) = PLACE.with(|p| p.borrow_mut().take()) {
-        message = format!("table {table}, column \"{column}\": {message}");
+    if let Some(Place { table, device_name, column }) = PLACE.with(|p| p.borrow_mut().take()) {
+        if let Some(column) = &column {
+            message = format!("table {table}, column \"{column}\": {message}");
+        }
         if subject.is_empty() {
-            subject = column;
+            subject = column.unwrap_or(device_name);
         }
     }
     Refusal { passing: passes(&reported.code), code: reported.code, message, subject }

@@ -5,6 +5,7 @@
 use super::refusal::Refusal;
 use super::role;
 use super::statements::{Parameter, Statements};
+use super::subtransaction::set_column;
 use crate::catalog::{self, SyncedTable};
 use crate::error::spi;
 use crate::expr::quote;
@@ -79,13 +80,13 @@ impl Target {
     /// A column's value as a parameter; errors name the table and the column.
     pub fn read(&self, statements: &mut Statements, column: usize, value: &Value) -> Result<Parameter, Refusal> {
         let name = &self.table.columns[column].name;
-        super::subtransaction::set_place(Some((self.table.name.clone(), name.clone())));
+        set_column(Some(name));
         let read = statements.read(&self.renderers[column], value).map_err(|refusal| Refusal {
             message: format!("table {}, column \"{name}\": {}", self.table.name, refusal.message),
             subject: name.clone(),
             ..refusal
         });
-        super::subtransaction::set_place(None);
+        set_column(None);
         read
     }
 

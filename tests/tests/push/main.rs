@@ -1,0 +1,7 @@
+//! `sync.push` alone: messages made by hand, so that every rule is met without a device in between.
+
+mod conflicts;
+mod identity;
+mod phone;
+mod refusals;
+mod rights;

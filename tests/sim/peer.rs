@@ -90,6 +90,11 @@ impl Peer {
         }
     }
 
+    /// Whether local writes were not sent yet.
+    pub fn waits(&self) -> bool {
+        self.device.value("SELECT count(*) FROM sync_pending WHERE state = 'waiting'") != "0"
+    }
+
     /// The whole loop; with a bad network it may end early.
     pub fn sync(&mut self, server: &mut Client, rng: &mut Rng, lossy: bool) {
         for _ in 0..200 {

@@ -113,10 +113,17 @@ impl Script<'_> {
         while !self.slow.is_empty() {
             self.end_slow(0);
         }
-        for _ in 0..2 {
+        // A batch that was answered `later` waits for the next round; when nobody waits any more, the last round brings the rest.
+        let mut last = false;
+        for round in 0.. {
+            assert!(round < 5, "batches still wait after {round} rounds with a good network");
             for peer in &mut self.peers {
                 peer.sync(&mut self.server, &mut self.rng, false);
             }
+            if last {
+                break;
+            }
+            last = self.peers.iter().all(|peer| !peer.waits());
         }
         for (i, peer) in self.peers.iter().enumerate() {
             self.say(0, &format!("device {i}"), "check");

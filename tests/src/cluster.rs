@@ -223,7 +223,7 @@ impl Database<'_> {
 
     /// Runs statements as superuser.
     pub fn run(&self, sql: &str) {
-        self.try_run(sql).unwrap_or_else(|e| panic!("{e}\nin: {sql}"));
+        self.try_run(sql).unwrap_or_else(|e| panic!("{e}\nin: {:.400}", sql));
     }
 
     /// Runs statements as superuser; an error comes back as `SQLSTATE message`.

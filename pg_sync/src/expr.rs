@@ -27,7 +27,7 @@ impl Expressions {
     pub fn parse(rule: &str, relation: pg_sys::Oid, purpose: Purpose, text: &str) -> Self {
         let what = if purpose == Purpose::Key { "key" } else { "filter" };
         let place = format!("rule \"{rule}\", table {}: {what} \"{text}\"", relation_name(relation));
-        named(&place.clone(), || Self::parse_at(place, relation, purpose, text))
+        crate::error::named(&place.clone(), || Self::parse_at(place, relation, purpose, text))
     }
 
     fn parse_at(place: String, relation: pg_sys::Oid, purpose: Purpose, text: &str) -> Self {
@@ -161,7 +161,7 @@ pub fn from_string(nodes: &str) -> *mut pg_sys::List {
 /// SELECT, or volatile.
 pub fn qualified_query(rule: &str, text: &str) -> String {
     let place = format!("rule \"{rule}\": members");
-    named(&place, || qualified(&place, text))
+    crate::error::named(&place, || qualified(&place, text))
 }
 
 fn qualified(place: &str, text: &str) -> String {
@@ -185,20 +185,6 @@ fn qualified(place: &str, text: &str) -> String {
         }
         crate::render::pinned(|| CStr::from_ptr(pg_sys::pg_get_querydef(query, false)).to_string_lossy().into_owned())
     }
-}
-
-/// Runs `f`; an ERROR of the parser is raised again with the place in front of its message.
-fn named<R>(place: &str, f: impl FnOnce() -> R + std::panic::UnwindSafe + std::panic::RefUnwindSafe) -> R {
-    use pgrx::pg_sys::panic::CaughtError;
-    // Nothing goes on after the ERROR: it is only given its place, so no subtransaction is needed.
-    PgTryBuilder::new(f)
-        .catch_others(|error| match error {
-            CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) if !report.message().starts_with("rule ") => {
-                crate::error::raise(report.sql_error_code(), format!("{place}: {}", report.message()))
-            }
-            other => other.rethrow(),
-        })
-        .execute()
 }
 
 fn refuse(place: &str, why: &str) -> ! {

@@ -78,6 +78,11 @@ impl Query {
         }
     }
 
+    /// Number of columns of the result.
+    pub fn columns(&self) -> usize {
+        self.renderers.len()
+    }
+
     /// Runs and hands every row to `f` until it answers false. Answers whether all rows were seen.
     pub fn each(&mut self, arguments: &[Argument], mut f: impl FnMut(Row<'_>) -> bool) -> bool {
         let mut values: Vec<pg_sys::Datum> = arguments.iter().map(|(_, d)| d.unwrap_or(pg_sys::Datum::null())).collect();

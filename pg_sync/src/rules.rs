@@ -1,8 +1,9 @@
 //! The native halves of `sync.create_bucket` and `sync.add_table`: they read SQL under the caller's search_path and hand it on with
 //! every name qualified.
 
-use crate::error::{raise, spi};
+use crate::error::{named, raise};
 use crate::expr::{qualified_query, Expressions, Purpose};
+use crate::query::Query;
 use crate::render::type_name;
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::Oid;
@@ -45,18 +46,21 @@ fn add_table(
     );
 }
 
-/// Runs the members once, with nobody asking: a wrong number of columns or an impossible cast shows here and not at a pull.
+/// A wrong number of columns or an impossible cast shows here and not at a pull. The members are only analysed: running, or even
+/// planning them would evaluate `sync.user_id()` for whoever makes the rule.
 #[pg_extern]
 fn check_members(rule: String, members: Option<String>, types: Vec<Oid>) {
     let Some(members) = members else { return };
-    let refuse =
-        |why: String| -> ! { raise(PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH, format!("rule \"{rule}\": members {why}")) };
-    let count = |sql: String| Spi::connect(|client| client.select(&sql, None, &[])?.columns());
-    let found = spi("running the members", count(format!("SELECT * FROM ({members}) AS m LIMIT 0")));
+    let place = format!("rule \"{rule}\": members");
+    let columns = |sql: &str| named(&place, || Spi::connect(|_| Query::prepare(&place, sql, &[]).columns()));
+    let found = columns(&members);
     if found != types.len() {
-        refuse(format!("give {found} columns, the key has {}", types.len()));
+        raise(
+            PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
+            format!("{place} give {found} columns, the key has {}: select the key's columns, in its order", types.len()),
+        );
     }
-    spi("casting the members", count(format!("SELECT * FROM ({}) AS m LIMIT 0", members_query(&members, &types))));
+    columns(&members_query(&members, &types));
 }
 
 /// Members with their columns cast to the key's types: `k1, k2, ...`.

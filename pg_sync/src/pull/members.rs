@@ -1,6 +1,7 @@
 //! Which buckets the asking user may hold, in this snapshot.
 
 use crate::catalog::Rule;
+use crate::error::named;
 use crate::identity::{as_role, with_params};
 use crate::query::Query;
 use crate::rules::members_query;
@@ -52,9 +53,9 @@ pub fn of(rules: &[Rule], subscriptions: &[Subscription]) -> Vec<Member> {
 }
 
 fn evaluate(rule: &Rule, sql: &str, add: &mut impl FnMut(Vec<u8>)) {
-    as_role(rule.owner, || {
+    let what = format!("rule \"{}\": members", rule.name);
+    let run = || {
         Spi::connect(|_| {
-            let what = format!("rule \"{}\": members", rule.name);
             let mut query = Query::prepare(&what, &members_query(sql, &rule.key_types), &[]);
             query.each(&[], |mut found| {
                 if (0..rule.key_types.len()).all(|i| !found.is_null(i)) {
@@ -65,7 +66,8 @@ fn evaluate(rule: &Rule, sql: &str, add: &mut impl FnMut(Vec<u8>)) {
                 true
             });
         })
-    })
+    };
+    named(&what, || as_role(rule.owner, run))
 }
 
 /// A key as values, for the message.

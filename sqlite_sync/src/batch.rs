@@ -193,17 +193,19 @@ pub fn answered(store: &mut Store<'_>, reply: &PushReply, verdicts: &mut [i64; 5
     let db = store.db;
     signed_in(db, &reply.user)?;
     let mut progress = false;
+    // Also beside a gap or a refusal: what was looked at before has its verdict.
+    for result in &reply.results {
+        progress |= one_answer(store, reply, result, verdicts)?;
+    }
     match reply.state {
-        PushState::Taken => {
-            meta::set_number(db, "pushed_at", meta::now())?;
-            for result in &reply.results {
-                progress |= one_answer(store, reply, result, verdicts)?;
-            }
-        }
+        // With a message all is not well: a server that only reads has registered nobody.
+        PushState::Taken if reply.message.is_empty() => meta::set_number(db, "pushed_at", meta::now())?,
+        PushState::Taken => {}
         PushState::Fork => renumber(db)?,
         PushState::Gap => gap(db, reply.last.map_or(0, |l| l.number))?,
         PushState::Refused => meta::set_number(db, "deferred", 1)?,
     }
+    progress |= db.number("SELECT count(*) FROM main.sync_batch WHERE state = 0 AND number IS NOT NULL", &[])? == 0;
     let stalls = if progress { 0 } else { meta::number(db, "stalls")? + 1 };
     meta::set_number(db, "stalls", stalls)?;
     if stalls >= STALLS || (reply.state == PushState::Taken && !progress) {
@@ -290,10 +292,17 @@ fn keep_conflicts(store: &Store<'_>, batch: i64, result: &BatchResult) -> Result
 }
 
 /// The user that the server takes this device for; batches held for that user wait again.
+///
+/// The server ties a device id to one user, so another user on the same file is another device.
 pub fn signed_in(db: Db<'_>, user: &str) -> Result<()> {
     if user.is_empty() || meta::text(db, "user")? == user {
         return Ok(());
     }
+    let before = meta::text(db, "device_user")?;
+    if !before.is_empty() && before != user {
+        renumber(db)?;
+    }
+    meta::set(db, "device_user", ValueRef::Text(user))?;
     meta::set(db, "user", ValueRef::Text(user))?;
     db.run("UPDATE main.sync_batch SET state = 0 WHERE state = 4 AND (user = ?1 OR user = '')", &[ValueRef::Text(user)])
 }

@@ -140,6 +140,33 @@ fn each_transaction_is_one_batch() {
 }
 
 #[test]
+fn each_batch_has_its_own_old_and_new_values() {
+    let device = Device::with(&[row(1, "a")]);
+    for title in ["b", "c", "d"] {
+        device.run(&format!("UPDATE notes SET title = '{title}'"));
+    }
+    device.run("DELETE FROM notes");
+    let text = |s: &str| vec![Value::Text(s.into())];
+    let batches = device.push();
+    let steps: Vec<_> = batches[..3].iter().map(|b| (b.changes[0].old.clone(), b.changes[0].new.clone())).collect();
+    assert_eq!(steps, [(text("a"), text("b")), (text("b"), text("c")), (text("c"), text("d"))]);
+    assert!(batches[3].changes[0].old.contains(&text("d")[0]));
+}
+
+#[test]
+fn a_defensive_connection_works_as_any() {
+    let device = Device::new();
+    device.db.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true).unwrap();
+    device.run("PRAGMA trusted_schema = OFF; PRAGMA foreign_keys = ON");
+    device.apply(&page(&[row(1, "a")]).with_schema().publish());
+    device.run("UPDATE notes SET title = 'x'");
+    let batches = device.push();
+    device.answer(&batches, Verdict::Rejected);
+    assert_eq!(device.titles(), ["1:a"]);
+    device.text("SELECT sync_sign_out('wipe')");
+}
+
+#[test]
 fn a_connection_without_the_extension_makes_one_batch_per_run() {
     let device = Device::with(&[row(1, "a"), row(2, "b")]);
     let plain = device.plain();

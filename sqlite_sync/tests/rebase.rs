@@ -131,14 +131,17 @@ fn a_new_device_registers_once() {
 fn another_users_batches_wait_for_their_user() {
     let device = Device::with(&[row(1, "a")]);
     device.run("UPDATE notes SET title = 'of anna'");
-    let of_anna = device.push();
+    let first = device.push_request().unwrap();
+    let of_anna = first.batches;
     let mut answer = reply(&of_anna, Verdict::Held);
     answer.user = "bert".into();
     answer.last = None;
     device.apply_message(&answer);
     assert_eq!(device.titles(), ["1:of anna"]);
     device.run("UPDATE notes SET rank = 2");
-    let of_bert = device.push();
+    let second = device.push_request().unwrap();
+    assert_ne!(second.device, first.device, "the server ties a device to its user");
+    let of_bert = second.batches;
     assert_eq!((of_bert.len(), of_bert[0].user.as_str(), of_bert[0].id.number), (1, "bert", 1));
     let mut answer = reply(&of_bert, Verdict::Accepted);
     answer.user = "bert".into();
@@ -146,7 +149,7 @@ fn another_users_batches_wait_for_their_user() {
     assert!(device.push().is_empty());
     device.apply(&page(&[]).publish().known().user("anna"));
     let again = device.push();
-    assert_eq!((again[0].id.number, again[0].id.random), (2, of_anna[0].id.random));
+    assert_eq!((again.len(), again[0].id.number, again[0].id.random), (1, 1, of_anna[0].id.random));
 }
 
 #[test]
@@ -230,4 +233,28 @@ fn conflicts_are_kept() {
         device.text("SELECT table_name || key || column_name || theirs || mine FROM sync_conflicts"),
         "notes[\"k1\"]titletheirsmine"
     );
+}
+
+#[test]
+fn verdicts_beside_a_gap_count() {
+    let device = Device::with(&[row(1, "a")]);
+    device.run("UPDATE notes SET title = 'x'");
+    device.run("UPDATE notes SET title = 'y'");
+    let batches = device.push();
+    let mut answer = reply(&batches[..1], Verdict::Rejected);
+    answer.state = PushState::Gap;
+    device.apply_message(&answer);
+    assert_eq!(device.number("SELECT count(*) FROM sync_rejected"), 1);
+    assert_eq!(device.push(), batches[1..]);
+}
+
+#[test]
+fn a_server_that_only_reads_has_registered_nobody() {
+    let device = Device::with(&[row(1, "a")]);
+    device.push_request().unwrap();
+    let mut answer = reply(&[], Verdict::Accepted);
+    answer.message = "read-only".into();
+    device.apply_message(&answer);
+    device.request();
+    assert!(device.push_request().is_some());
 }

@@ -34,7 +34,7 @@ pub fn install(server: &mut Client, file: Option<&str>) -> u64 {
         println!("  (no package registry could be reached: these are the few places built in, not the 144,000)");
     }
     server.batch_execute(TABLES).expect("tables for places");
-    let copy = "COPY places (lat, lon, name, region, district, country) FROM STDIN (FORMAT csv, HEADER)";
+    let copy = "COPY places (lat, lon, name, region, district, country) FROM STDIN (FORMAT csv, HEADER, FORCE_NOT_NULL (name))";
     let mut writer = server.copy_in(copy).expect("COPY begins");
     writer.write_all(found.as_deref().unwrap_or(SAMPLE).as_bytes()).expect("COPY takes the file");
     let count = writer.finish().expect("COPY ends");

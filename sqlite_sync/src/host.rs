@@ -27,6 +27,7 @@ const INTEGER: c_int = 1;
 const FLOAT: c_int = 2;
 const TEXT: c_int = 3;
 const BLOB: c_int = 4;
+const DBCONFIG_ENABLE_FKEY: c_int = 1002;
 const DBCONFIG_ENABLE_TRIGGER: c_int = 1003;
 const VTAB_INNOCUOUS: c_int = 2;
 const MINIMUM_VERSION: c_int = 3_040_000;
@@ -290,9 +291,18 @@ impl<'c> Db<'c> {
 
     /// Switches this connection's triggers on (1) or off (0); -1 only asks. Answers how they are now.
     pub fn triggers(&self, set: c_int) -> bool {
-        let mut now: c_int = 1;
-        // SAFETY: DBCONFIG_ENABLE_TRIGGER takes an int and an int pointer.
-        unsafe { api!(db_config(self.ptr, DBCONFIG_ENABLE_TRIGGER, set, &mut now as *mut c_int)) };
+        self.switch(DBCONFIG_ENABLE_TRIGGER, set)
+    }
+
+    /// The same for the enforcement of foreign keys, also inside a transaction, where the pragma does nothing.
+    pub fn foreign_keys(&self, set: c_int) -> bool {
+        self.switch(DBCONFIG_ENABLE_FKEY, set)
+    }
+
+    fn switch(&self, which: c_int, set: c_int) -> bool {
+        let mut now: c_int = 0;
+        // SAFETY: both switches take an int and an int pointer.
+        unsafe { api!(db_config(self.ptr, which, set, &mut now as *mut c_int)) };
         now != 0
     }
 }

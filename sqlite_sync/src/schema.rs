@@ -8,13 +8,24 @@ use crate::host::Db;
 use crate::meta;
 use crate::table::{self, quote, TableInfo};
 use std::collections::HashSet;
+use sync_shared::hash::Tag;
 use sync_shared::limits;
 use sync_shared::message::{Affinity, Column, ColumnDefault, Schema, Table};
 use sync_shared::{Value, ValueRef};
 
-/// Makes the tables follow `schema`. Answers whether anything changed.
+/// Makes the tables follow `schema`.
+///
+/// Foreign keys rest meanwhile: dropping a table to build it anew would otherwise cascade into the application's own tables.
 pub fn apply(db: Db<'_>, schema: &Schema) -> Result<()> {
     check(schema)?;
+    let enforced = db.foreign_keys(-1);
+    db.foreign_keys(0);
+    let outcome = follow(db, schema);
+    db.foreign_keys(i32::from(enforced));
+    outcome
+}
+
+fn follow(db: Db<'_>, schema: &Schema) -> Result<()> {
     let known = table::load(db)?;
     for old in &known {
         if !schema.tables.iter().any(|t| t.tag == old.table.tag) {
@@ -233,13 +244,17 @@ fn change(db: Db<'_>, old: &TableInfo, new: &Table) -> Result<()> {
 fn widens(old: &Table, new: &Table) -> bool {
     let last = old.columns.iter().map(|c| c.position).max().unwrap_or(0);
     let kept = new.columns.iter().filter(|c| old.columns.iter().any(|o| o == *c)).count() == old.columns.len();
-    kept && old.indexes.is_empty()
-        && new.indexes.is_empty()
+    kept && indexed(old) == indexed(new)
         && new
             .columns
             .iter()
             .filter(|c| !old.columns.iter().any(|o| o.tag == c.tag))
             .all(|c| c.position > last && !c.not_null && matches!(c.default, ColumnDefault::Nothing))
+}
+
+/// The indexes, by the tags of their columns: positions move when a column comes between.
+fn indexed(table: &Table) -> Vec<Vec<Tag>> {
+    table.indexes.iter().map(|i| i.iter().map(|c| table.columns[usize::from(*c)].tag).collect()).collect()
 }
 
 /// Builds the table anew. The application's own indexes and triggers come back where they still fit.

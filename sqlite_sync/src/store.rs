@@ -311,8 +311,6 @@ fn undo_triggers(store: &mut Store<'_>) -> Result<()> {
             "triggers of the application changed {undone} synced rows during a publish; the server's values were put back"
         );
         meta::set(store.db, "trigger_problem", ValueRef::Text(&text))?;
-    } else {
-        store.db.run("DELETE FROM main.sync_meta WHERE name = 'trigger_problem'", &[])?;
     }
     Ok(())
 }

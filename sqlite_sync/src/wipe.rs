@@ -37,6 +37,8 @@ pub fn wipe(db: Db<'_>) -> Result<Answer> {
     db.run("PRAGMA main.secure_delete = ON", &[])?;
     let triggers = db.triggers(-1);
     db.triggers(0);
+    let enforced = db.foreign_keys(-1);
+    db.foreign_keys(0);
     let outcome = transaction(db, || {
         for info in table::load(db)? {
             capture::remove(db, &info)?;
@@ -50,9 +52,8 @@ pub fn wipe(db: Db<'_>) -> Result<Answer> {
         }
         overwrite_free_pages(db)
     });
-    if triggers {
-        db.triggers(1);
-    }
+    db.triggers(i32::from(triggers));
+    db.foreign_keys(i32::from(enforced));
     db.run(&format!("PRAGMA main.secure_delete = {before}"), &[])?;
     outcome?;
     // The write-ahead log still has old pages; it can be emptied unless somebody is reading.

@@ -73,8 +73,8 @@ impl Server {
         };
         let mut page = empty();
         page.0.buckets = BUCKETS.map(bucket).to_vec();
-        for at in 0..BUCKETS.len() {
-            let new = !held.contains(&bucket(BUCKETS[at]).id);
+        for (at, name) in BUCKETS.iter().enumerate() {
+            let new = !held.contains(&bucket(name).id);
             let rows: Vec<_> = self.in_bucket(at).into_iter().filter(|(k, _)| new || self.dirty.contains(k)).collect();
             let gone: Vec<i64> =
                 self.dirty.iter().filter(|k| !new && !rows.iter().any(|(r, _)| r == *k)).map(|k| i64::from(*k)).collect();
@@ -84,7 +84,7 @@ impl Server {
             changes.bucket = at as u32;
             changes.from_empty = new;
             let part = PartSum {
-                bucket: bucket(BUCKETS[at]).id,
+                bucket: bucket(name).id,
                 entry: 1,
                 content: content(&schema().tables[0], &self.in_bucket(at).into_iter().map(|(_, r)| r).collect::<Vec<_>>()),
             };

@@ -73,6 +73,37 @@ fn a_table_that_changes_otherwise_is_rebuilt() {
 }
 
 #[test]
+fn a_rebuild_does_not_cascade_into_the_applications_tables() {
+    let device = Device::with(&[row(1, "a")]);
+    device.run("PRAGMA foreign_keys = ON; CREATE TABLE own(note TEXT REFERENCES notes(id) ON DELETE CASCADE); INSERT INTO own VALUES ('k1')");
+    device.apply(&with(|s| s.tables[0].columns.retain(|c| c.name != "body")));
+    assert_eq!(device.number("SELECT count(*) FROM own"), 1);
+    assert_eq!(device.number("SELECT foreign_keys FROM pragma_foreign_keys"), 1);
+    device.apply(&page(&[]).gone(&[1]).publish().known());
+    assert_eq!(device.number("SELECT count(*) FROM own"), 0, "a row that leaves cascades as any");
+}
+
+#[test]
+fn an_indexed_table_is_widened_in_place() {
+    let indexed = |s: &mut Schema| {
+        let title = s.tables[0].columns.iter().position(|c| c.name == "title").unwrap();
+        s.tables[0].indexes = vec![vec![title as u16]];
+    };
+    let device = Device::with(&[row(1, "a")]);
+    device.apply(&with(indexed));
+    let before = device.number("SELECT rootpage FROM sqlite_schema WHERE name = 'notes'");
+    let mut wider = with(|s| {
+        s.tables[0].columns.push(extra("added", 9));
+        s.tables[0].columns.sort_by_key(|c| c.tag);
+        indexed(s);
+    });
+    wider.0.schema.as_mut().unwrap().generation = 3;
+    device.apply(&wider);
+    assert_eq!(device.number("SELECT rootpage FROM sqlite_schema WHERE name = 'notes'"), before);
+    assert_eq!(device.number("SELECT added IS NULL FROM notes"), 1);
+}
+
+#[test]
 fn tables_and_columns_are_renamed() {
     let device = Device::with(&[row(1, "a")]);
     device.apply(&with(|s| {

@@ -217,3 +217,18 @@ fn a_full_disk_leaves_everything_as_it_was() {
     device.apply(&page(&rows).publish().known());
     assert_eq!(device.number("SELECT count(*) FROM notes"), 5000);
 }
+
+#[test]
+fn foreign_keys_of_the_application_do_not_block_a_publish() {
+    for when in ["", "DEFERRABLE INITIALLY DEFERRED"] {
+        let device = Device::with(&[row(1, "a"), row(2, "b")]);
+        device.run(&format!(
+            "PRAGMA foreign_keys = ON; CREATE TABLE own(note TEXT REFERENCES notes(id) {when}); INSERT INTO own VALUES ('k1')"
+        ));
+        device.apply(&page(&[row(2, "B")]).gone(&[1]).publish().known().sum(&[row(2, "B")]));
+        assert!(device.titles().contains(&"2:B".to_owned()));
+        assert_eq!(device.number("SELECT count(*) FROM sync_status WHERE name = 'problem'"), 1, "{when}");
+        assert_eq!(device.number("SELECT foreign_keys FROM pragma_foreign_keys"), 1);
+        device.text("SELECT sync_sign_out('wipe')");
+    }
+}

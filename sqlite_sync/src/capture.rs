@@ -9,6 +9,7 @@
 use crate::error::Result;
 use crate::host::Db;
 use crate::table::{quote, TableInfo};
+use sync_shared::message::ColumnDefault;
 
 /// What an entry of the log says. `Was*` carry the whole row, the others only the key.
 pub const WAS_UPDATED: &str = "u";
@@ -49,7 +50,13 @@ pub fn install(db: Db<'_>, info: &TableInfo) -> Result<()> {
         other => format!("{{{other}}}"),
     });
     remove(db, info)?;
-    script.iter().try_for_each(|statement| db.run(statement, &[]))
+    // A key that is no rowid and has no default is always known before the insert.
+    let may_choose = info.is_rowid() || info.keys.iter().any(|k| info.table.columns[*k].default != ColumnDefault::Nothing);
+    let needless = format!("main.sync_{}_inserted ", info.id);
+    let wanted = script
+        .iter()
+        .filter(|statement| may_choose || !statement.lines().any(|l| l.starts_with(&format!("CREATE TRIGGER {needless}"))));
+    wanted.map(String::as_str).try_for_each(|statement| db.run(statement, &[]))
 }
 
 /// Fills in a template in one walk, so that a name with braces or blank lines in it is never looked at again.

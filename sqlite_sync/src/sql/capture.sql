@@ -6,7 +6,7 @@ END
 
 -- Only where the key was not known before (or triggers of the application came between).
 CREATE TRIGGER main.sync_{id}_inserted AFTER INSERT ON {table} WHEN (SELECT applying FROM sync_guard) IS NOT 1
-  AND NOT EXISTS (SELECT 1 FROM sync_log WHERE seq = (SELECT max(seq) FROM sync_log) AND kind = 'b' AND tbl = {id} AND {logged}) BEGIN
+  AND (SELECT kind = 'b' AND tbl = {id} AND {logged} FROM sync_log ORDER BY seq DESC LIMIT 1) IS NOT 1 BEGIN
   INSERT INTO sync_log(tbl, kind, at, {log_key}) VALUES ({id}, 'i', julianday('now'), {new_key});
 END
 

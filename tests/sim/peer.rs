@@ -4,7 +4,7 @@ use crate::world;
 use fastrand::Rng;
 use postgres::Client;
 use sync_shared::envelope::{decode, encode};
-use sync_shared::message::PullRequest;
+use sync_shared::message::{Notice, NoticeKind, PullRequest};
 use sync_tests::device::{server_pull, server_push};
 use sync_tests::Device;
 
@@ -54,8 +54,16 @@ impl Peer {
         if lossy && rng.u8(..8) == 0 {
             self.apply_interrupted(&reply, rng);
         }
+        if let Ok(notice) = decode::<Notice>(&reply) {
+            assert!(
+                notice.kind != NoticeKind::Resync,
+                "the server says that history has changed, or that the cursor is too old: {}",
+                notice.message
+            );
+        }
         let more = self.device.apply(&reply).expect("a delta is applied").more();
         world::check_snapshot(&self.device);
+        world::check_sums(&self.device);
         more
     }
 

@@ -89,6 +89,12 @@ pub fn check(device: &Device, server: &mut Client) {
     assert_eq!(waiting, "0", "batches wait though everything was synced");
 }
 
+/// Fails if a bucket's content was found to differ from the server's sums: it would be fetched again and so hide a fault.
+pub fn check_sums(device: &Device) {
+    let differing = device.rows("SELECT rule, key_json FROM sync_bucket WHERE misses > 0");
+    assert!(differing.is_empty(), "a publish did not add up to the server's sums: {differing:?}");
+}
+
 /// Fails if the device shows a part of a server transaction: the ledger's amounts always add up to zero.
 pub fn check_snapshot(device: &Device) {
     if device.rows("SELECT name FROM sqlite_schema WHERE name = 'ledger'").is_empty() {

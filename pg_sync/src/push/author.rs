@@ -10,6 +10,7 @@ use crate::render::{pinned, Renderer};
 use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
 use std::cell::OnceCell;
+use sync_shared::clock::EditTime;
 use sync_shared::hash::bucket_id;
 use sync_shared::{row, Value};
 use uuid::Uuid;
@@ -21,8 +22,8 @@ pub enum Author {
     Device,
     /// Somebody else, whose edit was made then (microseconds since 1970).
     Other { at: i64 },
-    /// The log does not reach back to it.
-    Forgotten,
+    /// Somebody else, further back than the log shows or was looked at.
+    Earlier,
 }
 
 /// Asks the op log on behalf of one device.
@@ -54,8 +55,13 @@ impl Authors {
         }
         let mut trace = Trace { buckets: Vec::new(), entries: Vec::new(), key: row::encode(&values) };
         let rules = self.rules.get_or_init(|| role::as_owner(self.owner, || pinned(catalog::rules)));
-        for rule in rules {
-            for entry in rule.entries.iter().filter(|e| e.relation == target.table.relation) {
+        // A bucket for everybody is likely to have the longest log.
+        for global in [false, true] {
+            let of_kind = rules.iter().filter(|r| r.members.is_none() == global);
+            for (rule, entry) in of_kind.flat_map(|r| r.entries.iter().map(move |e| (r, e))) {
+                if entry.relation != target.table.relation {
+                    continue;
+                }
                 let found = if entry.key.is_empty() && entry.filter.is_none() {
                     Some(Vec::new())
                 } else {
@@ -89,8 +95,8 @@ impl Authors {
         Ok(answer.row.map(|values| if entry.key.is_empty() { Vec::new() } else { values }))
     }
 
-    /// Who set the column at `position` (in tag order).
-    pub fn of(&self, trace: &Trace, position: usize) -> Author {
+    /// Who set the column at `position` (in tag order), as far as that matters to an edit of `mine_at`.
+    pub fn of(&self, trace: &Trace, position: usize, mine_at: EditTime) -> Author {
         let mask = 1i64 << position.min(63);
         let device = pgrx::Uuid::from_bytes(*self.device.as_bytes());
         let read = || {
@@ -101,9 +107,10 @@ impl Authors {
                     trace.key.clone().into(),
                     mask.into(),
                     device.into(),
+                    mine_at.into(),
                 ];
-                let mut rows = c.update("SELECT own, at FROM sync.last_edit($1, $2, $3, $4, $5)", Some(1), &arguments)?;
-                let Some(found) = rows.next() else { return Ok(Author::Forgotten) };
+                let mut rows = c.update("SELECT own, at FROM sync.last_edit($1, $2, $3, $4, $5, $6)", Some(1), &arguments)?;
+                let Some(found) = rows.next() else { return Ok(Author::Earlier) };
                 Ok::<_, spi::Error>(match found.get::<bool>(1)? {
                     Some(true) => Author::Device,
                     _ => Author::Other { at: found.get(2)?.unwrap_or_default() },

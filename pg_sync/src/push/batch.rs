@@ -238,7 +238,7 @@ impl<'r> Row<'r> {
             Some(trace) => trace,
             None => trace.insert(self.authors.trace(self.statements, self.target, key)?),
         };
-        Ok(self.authors.of(trace, column))
+        Ok(self.authors.of(trace, column, self.edited))
     }
 
     fn delete(mut self) -> Result<(), Refusal> {

@@ -22,19 +22,25 @@ pub fn decide(column: &str, author: Author, mine_at: EditTime) -> Option<Decisio
     let mine = time(mine_at);
     match author {
         Author::Device => None,
-        Author::Forgotten => Some(Decision {
+        Author::Earlier => Some(Decision {
             mine: true,
             reason: format!(
-                "both changed \"{column}\"; the device's edit of {mine} won, since the log no longer shows when the server's was made"
+                "both changed \"{column}\"; the device's edit of {mine} won, the server's lies further back in its log"
             ),
         }),
         Author::Other { at } if mine_at > at => Some(Decision {
             mine: true,
-            reason: format!("both changed \"{column}\"; the device's edit of {mine} won, it is later than the server's of {}", time(at)),
+            reason: format!(
+                "both changed \"{column}\"; the device's edit of {mine} won, it is later than the server's of {}",
+                time(at)
+            ),
         }),
         Author::Other { at } => Some(Decision {
             mine: false,
-            reason: format!("both changed \"{column}\"; the server's edit of {} won, the device's of {mine} is not later", time(at)),
+            reason: format!(
+                "both changed \"{column}\"; the server's edit of {} won, the device's of {mine} is not later",
+                time(at)
+            ),
         }),
     }
 }

@@ -54,8 +54,11 @@ fn switched<R>(role: pg_sys::Oid, flags: u32, f: impl FnOnce() -> R) -> R {
 
 /// Whether `role` may read every column of a table, system columns included.
 pub fn may_select(relation: pg_sys::Oid, role: pg_sys::Oid) -> bool {
+    // From Postgres 16 on the two are not of one type.
+    #[allow(clippy::useless_conversion)]
+    let mode: pg_sys::AclMode = pg_sys::ACL_SELECT.into();
     // SAFETY: a look-up by OID.
-    unsafe { pg_sys::pg_class_aclcheck(relation, role, pg_sys::ACL_SELECT.into()) == pg_sys::AclResult::ACLCHECK_OK }
+    unsafe { pg_sys::pg_class_aclcheck(relation, role, mode) == pg_sys::AclResult::ACLCHECK_OK }
 }
 
 /// Keeps a table's columns as they are until the transaction ends.

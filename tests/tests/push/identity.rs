@@ -57,7 +57,7 @@ fn a_batch_sent_again_is_answered_and_not_applied() {
 fn a_copied_file_is_told_to_fork_and_its_batches_are_taken_once() {
     let (_db, mut server) = items();
     let mut phone = Phone::new("ann");
-    let shared = vec![phone.batch(vec![new_item(1)]), phone.batch(vec![new_item(2)])];
+    let shared = [phone.batch(vec![new_item(1)]), phone.batch(vec![new_item(2)])];
     let mut copy = Phone { number: 2, ..Phone::new("ann") };
     copy.device = phone.device;
     let own = phone.batch(vec![new_item(3)]);

@@ -58,6 +58,8 @@ fn main() {
     clock.lap("reconciled: Ann, Bob, Ann again");
     talk::print(&ann, &bob);
 
+    server.batch_execute("SELECT sync.maintain()").expect("maintenance");
+    clock.lap("the server has summed the places that were there before their rule (sync.maintain)");
     println!("\nWhat each device holds, and whether it is what the server has");
     let mut same = show::holdings("Ann", &ann, &mut server);
     same &= show::holdings("Bob", &bob, &mut server);

@@ -102,7 +102,7 @@ COMMENT ON TABLE sync.op IS 'Which rows entered, changed in, or left which bucke
 COMMENT ON COLUMN sync.op.xid IS 'The top-level transaction: what a snapshot lists.';
 COMMENT ON COLUMN sync.op.hash IS 'New row hash minus old row hash (wrapping): sums need no order.';
 COMMENT ON COLUMN sync.op.at IS 'When the row was edited, microseconds since 1970: on the device for pushed rows.';
-COMMENT ON COLUMN sync.op.changed IS 'One bit per column, in tag order, the 63rd and later in the last bit; -1 for rows that enter or leave.';
+COMMENT ON COLUMN sync.op.changed IS 'One bit per column, by its number in the table, the 64th and later in the last bit; -1 for rows that enter or leave.';
 COMMENT ON COLUMN sync.op.op_id IS 'Counts the ops of one transaction.';
 COMMENT ON COLUMN sync.op.n IS 'Rows that entered the bucket: 1, 0 or -1.';
 CREATE INDEX op_bucket ON sync.op (bucket, xid, op_id);
@@ -151,7 +151,7 @@ CREATE TABLE sync.device (
 COMMENT ON TABLE sync.device IS 'Devices that have pushed at least once.';
 
 CREATE TABLE sync.batch (
-    device  uuid NOT NULL REFERENCES sync.device ON DELETE CASCADE,
+    device  uuid NOT NULL,
     number  bigint NOT NULL,
     random  uuid NOT NULL,
     xid     xid8 NOT NULL,

@@ -133,7 +133,7 @@ BEGIN
     IF FOUND THEN
         RAISE EXCEPTION 'rule "%", table %: there is no column "%"', rule_name, rel, missing USING ERRCODE = 'undefined_column';
     END IF;
-    SELECT p.attname INTO missing FROM pg_index i JOIN pg_attribute p ON p.attrelid = rel AND p.attnum = ANY (i.indkey)
+    SELECT p.attname INTO missing FROM pg_index i JOIN pg_attribute p ON p.attrelid = rel AND p.attnum = ANY ((i.indkey::smallint[])[0:i.indnkeyatts - 1])
     WHERE i.indrelid = rel AND i.indisprimary AND sent IS NOT NULL AND p.attname <> ALL (sent) LIMIT 1;
     IF FOUND THEN
         RAISE EXCEPTION 'rule "%", table %: columns must include the primary key, "%" is missing', rule_name, rel, missing

@@ -29,6 +29,7 @@ pub struct SyncedColumn {
     pub type_oid: Oid,
     /// 1-based position in the primary key; 0 for other columns.
     pub key: u16,
+    /// Its number in the table.
     pub position: u16,
     pub not_null: bool,
     pub generated: bool,
@@ -119,7 +120,7 @@ pub fn tables_tagged(tags: Option<Vec<i64>>) -> Vec<SyncedTable> {
     let read = Spi::connect(|client| {
         let rows = client.select(
             "SELECT t.relid::oid, t.device_name, t.tag, a.attname::text, s.tag, a.atttypid,
-                    coalesce(pg_catalog.array_position(i.indkey::int2[], a.attnum), -1) + 1, a.attnum::int4, a.attnotnull,
+                    coalesce(pg_catalog.array_position((i.indkey::int2[])[0:i.indnkeyatts - 1], a.attnum), 0), a.attnum::int4, a.attnotnull,
                     a.attgenerated <> '', pg_catalog.pg_get_expr(d.adbin, d.adrelid), a.attidentity <> ''
              FROM sync.synced_table t
              JOIN sync.synced_column s ON s.relid = t.relid

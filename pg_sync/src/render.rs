@@ -114,7 +114,7 @@ impl Renderer {
         self.type_oid
     }
 
-    /// Whether the text of values is JSON, which only SQL reads back: see [`Renderer::from_text`].
+    /// Whether the text of values is JSON, which only SQL reads back: see [`Renderer::read_text`].
     pub fn is_json(&self) -> bool {
         self.form == Form::Json
     }
@@ -180,7 +180,7 @@ impl Renderer {
     }
 
     /// The SQL that turns a text parameter (see [`Renderer::parameter`]) into a value of this type.
-    pub fn from_text(&self, parameter: &str) -> String {
+    pub fn read_text(&self, parameter: &str) -> String {
         let declared = type_name(self.type_oid);
         match self.form {
             Form::Json => {

@@ -28,6 +28,14 @@ pub struct Column {
     pub tag: Tag,
     pub attnum: i16,
     pub type_oid: u32,
+    /// Which bit of `sync.op.changed` stands for it, see [`changed_bit`].
+    pub bit: u8,
+}
+
+/// The bit of a column in `sync.op.changed`: by its number in the synced table, which never changes and is never given again. The
+/// 64th column and those behind it share the last bit.
+pub fn changed_bit(attnum: i16) -> u8 {
+    attnum.saturating_sub(1).clamp(0, 63) as u8
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -48,7 +56,8 @@ fn capture_definition(relation: Oid, root: Oid) -> String {
     let mut entries = Vec::new();
     Spi::connect(|client| {
         let rows = client.select(
-            "SELECT s.tag, a.attnum, a.atttypid, pg_catalog.array_position(i.indkey::smallint[], r.attnum)
+            "SELECT s.tag, a.attnum, a.atttypid,
+                    pg_catalog.array_position((i.indkey::smallint[])[0:i.indnkeyatts - 1], r.attnum), r.attnum
              FROM sync.synced_column s
              JOIN pg_catalog.pg_attribute r ON r.attrelid = s.relid AND r.attnum = s.attnum
              JOIN pg_catalog.pg_attribute a ON a.attrelid = $1 AND a.attname = r.attname AND NOT a.attisdropped
@@ -62,6 +71,7 @@ fn capture_definition(relation: Oid, root: Oid) -> String {
                 tag: row.get::<i64>(1)?.unwrap_or_default() as Tag,
                 attnum: row.get::<i16>(2)?.unwrap_or_default(),
                 type_oid: row.get::<Oid>(3)?.unwrap_or(Oid::INVALID).to_u32(),
+                bit: changed_bit(row.get::<i16>(5)?.unwrap_or_default()),
             });
             if let Some(order) = row.get::<i32>(4)? {
                 key.push((order, position));

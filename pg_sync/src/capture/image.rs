@@ -1,7 +1,7 @@
 //! One row as capture sees it: key, hash, columns, and the bucket it is in for each entry.
 #![allow(unsafe_code)]
 
-use super::definition::Definition;
+use super::definition::{Column, Definition};
 use crate::expr;
 use crate::render::{pinned, Renderer};
 use pgrx::pg_sys;
@@ -104,9 +104,10 @@ impl Image {
         &self.values[if i == 0 { 0 } else { self.ends[i - 1] }..self.ends[i]]
     }
 
-    /// One bit per column that differs, the 63rd and later in the last bit.
-    pub fn changed(&self, other: &Image) -> i64 {
-        (0..self.ends.len()).filter(|&i| self.column(i) != other.column(i)).fold(0i64, |mask, i| mask | 1i64 << i.min(63))
+    /// The bits of the columns that differ.
+    pub fn changed(&self, other: &Image, columns: &[Column]) -> i64 {
+        let differ = columns.iter().enumerate().filter(|(i, _)| self.column(*i) != other.column(*i));
+        differ.fold(0, |mask, (_, column)| mask | 1i64 << column.bit)
     }
 }
 
@@ -211,6 +212,11 @@ impl<'p> Evaluator<'p> {
             }
         };
         (value, is_null)
+    }
+
+    /// The columns of the images, in their order.
+    pub fn columns(&self) -> &[Column] {
+        &self.plan.definition.columns
     }
 
     /// Releases the statement's share.

@@ -251,7 +251,7 @@ impl<'p> Changes<'p> {
             self.left();
             self.entered();
         } else if self.old.hash != self.new.hash {
-            let changed = self.new.changed(&self.old);
+            let changed = self.new.changed(&self.old, self.evaluator.columns());
             let hash = self.new.hash.0.wrapping_sub(self.old.hash.0);
             for (&entry, bucket) in self.entries.iter().zip(&self.new.buckets) {
                 if let Some(bucket) = *bucket {

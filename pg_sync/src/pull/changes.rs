@@ -61,7 +61,7 @@ pub fn read<'a>(
             }
             let Some(last) = chunk.last() else { break };
             after = Some((last.bucket, last.xid, last.op_id));
-            if page.is_full() && !(rest.is_empty() && !more) {
+            if page.is_full() && (more || !rest.is_empty()) {
                 return Some(Step::Log { bucket: last.bucket, xid: last.xid, op_id: last.op_id });
             }
             if page.has_room(4) {

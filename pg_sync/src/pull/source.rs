@@ -62,12 +62,12 @@ impl<'a> Source<'a> {
     fn part_sql(&self, behind: bool) -> String {
         let keys = self.key_renderers.len();
         let mut conditions: Vec<String> = (self.entry.key.iter().zip(&self.key_renderers).enumerate())
-            .map(|(i, (sql, r))| format!("({sql}) {} {}", operator(r.type_oid(), "="), r.from_text(&format!("${}", i + 1))))
+            .map(|(i, (sql, r))| format!("({sql}) {} {}", operator(r.type_oid(), "="), r.read_text(&format!("${}", i + 1))))
             .collect();
         conditions.extend(self.entry.filter.iter().map(|filter| format!("({filter})")));
         if behind {
             let values: Vec<String> =
-                self.pk_renderers.iter().enumerate().map(|(i, r)| r.from_text(&format!("${}", keys + i + 1))).collect();
+                self.pk_renderers.iter().enumerate().map(|(i, r)| r.read_text(&format!("${}", keys + i + 1))).collect();
             let greater = operator(self.pk_renderers[0].type_oid(), ">");
             conditions.push(format!("ROW({}) {greater} ROW({})", self.pk_columns().join(", "), values.join(", ")));
         }
@@ -86,7 +86,7 @@ impl<'a> Source<'a> {
         let names: Vec<String> = (1..=self.pk_renderers.len()).map(|i| format!("k{i}")).collect();
         let conditions: Vec<String> = (self.pk_columns().iter().zip(&self.pk_renderers).zip(&names))
             .map(|((column, r), name)| {
-                format!("{column} {} {}", operator(r.type_oid(), "="), r.from_text(&format!("sync_key.{name}")))
+                format!("{column} {} {}", operator(r.type_oid(), "="), r.read_text(&format!("sync_key.{name}")))
             })
             .collect();
         // Two levels: a filter's or key's column must not be mistaken for one of the keys.

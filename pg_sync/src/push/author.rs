@@ -95,9 +95,9 @@ impl Authors {
         Ok(answer.row.map(|values| if entry.key.is_empty() { Vec::new() } else { values }))
     }
 
-    /// Who set the column at `position` (in tag order), as far as that matters to an edit of `mine_at`.
-    pub fn of(&self, trace: &Trace, position: usize, mine_at: EditTime) -> Author {
-        let mask = 1i64 << position.min(63);
+    /// Who set the column with this bit in `sync.op.changed`, as far as that matters to an edit of `mine_at`.
+    pub fn of(&self, trace: &Trace, bit: u8, mine_at: EditTime) -> Author {
+        let mask = 1i64 << bit;
         let device = pgrx::Uuid::from_bytes(*self.device.as_bytes());
         let read = || {
             Spi::connect_mut(|c| {

@@ -7,6 +7,7 @@ use super::role;
 use super::statements::{Parameter, Statements};
 use super::subtransaction::{set_place, Place};
 use super::target::Target;
+use crate::capture::definition::changed_bit;
 use pgrx::pg_sys::Oid;
 use std::collections::HashMap;
 use sync_shared::clock::EditTime;
@@ -238,7 +239,8 @@ impl<'r> Row<'r> {
             Some(trace) => trace,
             None => trace.insert(self.authors.trace(self.statements, self.target, key)?),
         };
-        Ok(self.authors.of(trace, column, self.edited))
+        let bit = changed_bit(self.target.table.columns[column].position as i16);
+        Ok(self.authors.of(trace, bit, self.edited))
     }
 
     fn delete(mut self) -> Result<(), Refusal> {

@@ -136,7 +136,7 @@ impl Statements {
                 if renderer.is_json() {
                     let input = pg_sys::Datum::from(pg_sys::cstring_to_text(text.as_ptr()));
                     let input = Parameter { type_oid: pg_sys::TEXTOID, datum: Some(input) };
-                    let table = self.execute(&format!("SELECT {}", renderer.from_text("$1")), &[input])?;
+                    let table = self.execute(&format!("SELECT {}", renderer.read_text("$1")), &[input])?;
                     if table.is_null() || (*table).numvals == 0 {
                         return Err(Refusal::new("22P02", "the value cannot be read", ""));
                     }

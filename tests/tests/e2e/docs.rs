@@ -49,5 +49,5 @@ fn the_documents_about_operations_do_what_they_say() {
 fn the_documents_example_application_installs() {
     let database = Cluster::shared().database();
     database.run("DROP EXTENSION pg_sync");
-    database.run(&std::fs::read_to_string(root().join("sql/examples/one.sql")).expect("the example"));
+    crate::app::install(&database);
 }

@@ -1,5 +1,6 @@
 //! End to end: one Postgres server with the extension, devices with theirs, and nothing between them but bytes.
 
+mod app;
 mod basics;
 mod crash;
 mod docs;

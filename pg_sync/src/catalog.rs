@@ -187,7 +187,8 @@ fn device_table(table: &SyncedTable) -> message::Table {
             pg_type: crate::render::type_name(c.type_oid),
             key: c.key,
             position: c.position,
-            not_null: c.not_null && !c.generated && !c.identity,
+            // Where the server would fill in a value that the device does not know, the device may leave it out.
+            not_null: c.not_null && !c.generated && !c.identity && (c.default.is_none() || default != ColumnDefault::Nothing),
             generated: c.generated,
             default,
             literal,
@@ -208,20 +209,20 @@ fn device_default(column: &SyncedColumn, renderer: &Renderer) -> (ColumnDefault,
         }
         "true" => (ColumnDefault::Literal, Value::Integer(1)),
         "false" => (ColumnDefault::Literal, Value::Integer(0)),
-        _ => match literal(sql) {
+        _ => match literal(sql, renderer.is_enum()) {
             Some(value) => (ColumnDefault::Literal, value),
             None => (ColumnDefault::Nothing, Value::Null),
         },
     }
 }
 
-/// `42`, or `'text'::text` without anything behind the cast.
-fn literal(sql: &str) -> Option<Value> {
+/// `42`, or `'text'::text` without anything behind the cast; any cast where the column is an enum.
+fn literal(sql: &str, is_enum: bool) -> Option<Value> {
     if let Ok(integer) = sql.parse() {
         return Some(Value::Integer(integer));
     }
     let (quoted, cast) = sql.strip_prefix('\'')?.rsplit_once("'::")?;
-    let is_text = ["text", "character varying", "jsonb", "json"].contains(&cast);
+    let is_text = is_enum || ["text", "character varying", "jsonb", "json"].contains(&cast);
     (is_text && !quoted.replace("''", "").contains('\'')).then(|| Value::Text(quoted.replace("''", "'")))
 }
 

@@ -134,6 +134,12 @@ impl Renderer {
         }
     }
 
+    /// Whether the type is an enum (or a domain over one): its text is its label.
+    pub fn is_enum(&self) -> bool {
+        // SAFETY: look-ups by OID.
+        unsafe { pg_sys::get_typtype(pg_sys::getBaseType(self.type_oid)) == pg_sys::TYPTYPE_ENUM as std::ffi::c_char }
+    }
+
     /// Whether the current time as a default means the same on both sides.
     pub fn is_time(&self) -> bool {
         matches!(self.form, Form::Timestamp | Form::Timestamptz | Form::Date)

@@ -302,9 +302,7 @@ impl<'s, 'c> Publish<'s, 'c> {
 
     /// What remains when all pages are applied: rows that left, confirmed batches, rows that could not be written before.
     pub fn finish(&mut self, delta: &Delta) -> Result<()> {
-        if delta.complete {
-            self.drop_unclaimed(delta)?;
-        }
+        self.drop_unclaimed(delta)?;
         for (part, places) in std::mem::take(&mut self.old) {
             self.leave_all(part, places)?;
         }
@@ -341,11 +339,18 @@ impl<'s, 'c> Publish<'s, 'c> {
         Ok(())
     }
 
-    /// A bucket that was to be fetched again and did not come in a complete pass is not this device's any more.
+    /// Buckets that are not this device's any more although no page said so, since the server did not know of them: one that left
+    /// while it was being read, and so is not whole when its priority is published; one that was to be fetched again and did not
+    /// come in a complete pass.
     fn drop_unclaimed(&mut self, delta: &Delta) -> Result<()> {
         let came: HashSet<BucketId> = delta.whole.iter().filter_map(|i| delta.buckets.get(*i as usize)).map(|b| b.id).collect();
-        let unclaimed =
-            self.db.all("SELECT bucket FROM main.sync_bucket WHERE refetch = 2 AND staged <> 1", &[], |r| Ok(r.blob(0)))?;
+        let upto = delta.publish.unwrap_or(0);
+        let unclaimed = self.db.all(
+            "SELECT bucket FROM main.sync_bucket WHERE staged <> 1 \
+             AND (refetch = 2 AND ?1 OR NOT published AND priority <= ?2)",
+            &[ValueRef::Integer(i64::from(delta.complete)), ValueRef::Integer(i64::from(upto))],
+            |r| Ok(r.blob(0)),
+        )?;
         let gone_buckets = unclaimed
             .iter()
             .filter_map(|id| <[u8; 16]>::try_from(&id[..]).ok().map(BucketId))

@@ -240,7 +240,10 @@ impl Server {
             (Walk::Publish(upto), None) => self.publish(&mut delta, base, upto, &entries, &page, pass.is_some()),
             // A pass over several pages saw several snapshots: the next one catches up from its first.
             (Walk::All | Walk::Publish(_), Some(ended)) => {
-                let next = self.moved(base, ended.upto, &ended.start, &entries);
+                let mut next = self.moved(base, ended.upto, &ended.start, &entries);
+                // Dropped while the pass ran: staged parts of theirs have to be reported gone.
+                let now: HashSet<EntryId> = self.entries().map(|(id, _)| id).collect();
+                next.entries.extend(entries.iter().filter(|e| !now.contains(e)));
                 delta.pass = cursor::encode(&Pass {
                     base: next,
                     running: None,
@@ -388,7 +391,9 @@ impl Server {
                 }
                 return Walk::Cut(Position { priority, step });
             }
-            if first_time || new || staged >= Some(priority) {
+            // What is staged must not become visible before all of it is at this snapshot.
+            let worth_it = staged.map_or(first_time || new, |level| priority >= level);
+            if worth_it {
                 complete = Some((priority, page.extent()));
             }
         }

@@ -19,6 +19,7 @@ mod first_sync;
 mod latency;
 mod local;
 mod machine;
+mod peers;
 mod plain;
 mod polls;
 mod report;
@@ -44,6 +45,8 @@ pub struct Size {
     pub rows: usize,
     /// Rows of a large bucket.
     pub many: usize,
+    /// Rows that peers are sent.
+    pub peer_rows: usize,
     /// Seconds that pgbench runs.
     pub seconds: usize,
     /// Repetitions of what takes milliseconds.
@@ -59,6 +62,7 @@ const MEASURES: &[(&str, Measure)] = &[
     ("local", local::run),
     ("polls", polls::run),
     ("latency", latency::run),
+    ("peers", peers::run),
 ];
 
 fn main() {
@@ -78,9 +82,9 @@ fn main() {
         }
     }
     let size = if quick {
-        Size { rounds: rounds.unwrap_or(3), rows: 100_000, many: 200_000, seconds: 2, repeats: 100 }
+        Size { rounds: rounds.unwrap_or(3), rows: 100_000, many: 200_000, peer_rows: 20_000, seconds: 2, repeats: 100 }
     } else {
-        Size { rounds: rounds.unwrap_or(5), rows: 100_000, many: 1_000_000, seconds: 8, repeats: 300 }
+        Size { rounds: rounds.unwrap_or(5), rows: 100_000, many: 1_000_000, peer_rows: 100_000, seconds: 8, repeats: 300 }
     };
     let cluster = server::start();
     let machine = machine::Machine::look(&mut cluster.connect("postgres", "postgres"));

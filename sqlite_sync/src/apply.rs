@@ -9,6 +9,7 @@ use crate::publish::{self, Publish};
 use crate::schema;
 use crate::seal;
 use crate::store::{while_applying, Store};
+use crate::sums;
 use serde_json::json;
 use sync_shared::envelope::{self, Kind};
 use sync_shared::message::{Delta, Notice, NoticeKind, PushReply, PushState};
@@ -145,14 +146,19 @@ fn stage(db: Db<'_>, delta: &Delta, bytes: &[u8]) -> Result<i64> {
     if brings {
         db.run("INSERT INTO main.sync_stage(page) VALUES (?1)", &[ValueRef::Blob(bytes)])?;
     }
-    for gone in &delta.gone_buckets {
-        db.run("UPDATE main.sync_bucket SET staged = -1 WHERE bucket = ?1", &[ValueRef::Blob(&gone.0)])?;
-    }
+    mark_gone(db, delta)?;
     mark_whole(db, delta)?;
     meta::set(db, "pass", ValueRef::Blob(&delta.pass))?;
     let rows: i64 = delta.changes.iter().map(|c| i64::from(c.row_count)).sum();
     meta::set_number(db, "staged_rows", meta::number(db, "staged_rows")? + rows)?;
     Ok(rows)
+}
+
+fn mark_gone(db: Db<'_>, delta: &Delta) -> Result<()> {
+    for gone in &delta.gone_buckets {
+        db.run("UPDATE main.sync_bucket SET staged = -1 WHERE bucket = ?1", &[ValueRef::Blob(&gone.0)])?;
+    }
+    Ok(())
 }
 
 fn mark_whole(db: Db<'_>, delta: &Delta) -> Result<()> {
@@ -165,6 +171,9 @@ fn mark_whole(db: Db<'_>, delta: &Delta) -> Result<()> {
 
 fn publish_all(store: &mut Store<'_>, delta: &Delta) -> Result<(Vec<String>, i64, bool)> {
     let db = store.db;
+    // What became of each bucket in the end, before the pages that say so one after the other.
+    mark_gone(db, delta)?;
+    mark_whole(db, delta)?;
     let mut publish = Publish::new(store)?;
     let staged = db.all("SELECT seq FROM main.sync_stage ORDER BY seq", &[], |r| Ok(r.integer(0)))?;
     for seq in staged {
@@ -172,7 +181,6 @@ fn publish_all(store: &mut Store<'_>, delta: &Delta) -> Result<(Vec<String>, i64
         publish.page(&envelope::decode(&page.unwrap_or_default())?)?;
     }
     publish.page(delta)?;
-    mark_whole(db, delta)?;
     publish.finish(delta)?;
     let (rows, tables) = (publish.rows, std::mem::take(&mut publish.tables));
     drop(publish);
@@ -186,9 +194,12 @@ fn publish_all(store: &mut Store<'_>, delta: &Delta) -> Result<(Vec<String>, i64
     meta::set_number(db, "complete", i64::from(delta.complete))?;
     meta::set_number(db, "published_at", meta::now())?;
     let refetch = publish::compare(db, &delta.sums)?;
+    if delta.complete && meta::number(db, "verified_at")? == 0 {
+        meta::set_number(db, "verified_at", meta::now())?;
+    }
     batch::expire(db)?;
     schema::drop_retired(db)?;
-    Ok((tables, rows, refetch))
+    Ok((tables, rows, refetch || sums::due(db)?))
 }
 
 fn push_reply(mut store: Store<'_>, reply: &PushReply) -> Result<Report> {
@@ -223,6 +234,7 @@ fn notice(db: Db<'_>, notice: &Notice) -> Result<Report> {
             forget_pass(db)?;
             meta::set(db, "cursor", ValueRef::Blob(&notice.cursor))?;
             meta::set_number(db, "resync", 0)?;
+            meta::set_number(db, "verified_at", meta::now())?;
             db.run("UPDATE main.sync_bucket SET refetch = 1, misses = 0", &[])?;
             for bucket in &notice.keep {
                 db.run("UPDATE main.sync_bucket SET published = 1, refetch = 0 WHERE bucket = ?1", &[ValueRef::Blob(&bucket.0)])?;

@@ -85,7 +85,8 @@ impl<'s, 'c> Publish<'s, 'c> {
         }
         for id in &delta.gone_buckets {
             self.buckets.remove(id);
-            self.db.run("DELETE FROM main.sync_bucket WHERE bucket = ?1", &[ValueRef::Blob(&id.0)])?;
+            // One that a later page brings back whole stays known; its rows come with that page.
+            self.db.run("DELETE FROM main.sync_bucket WHERE bucket = ?1 AND staged <> 1", &[ValueRef::Blob(&id.0)])?;
         }
         let mut fresh = Vec::new();
         for changes in &delta.changes {
@@ -343,7 +344,6 @@ impl<'s, 'c> Publish<'s, 'c> {
     /// while it was being read, and so is not whole when its priority is published; one that was to be fetched again and did not
     /// come in a complete pass.
     fn drop_unclaimed(&mut self, delta: &Delta) -> Result<()> {
-        let came: HashSet<BucketId> = delta.whole.iter().filter_map(|i| delta.buckets.get(*i as usize)).map(|b| b.id).collect();
         let upto = delta.publish.unwrap_or(0);
         let unclaimed = self.db.all(
             "SELECT bucket FROM main.sync_bucket WHERE staged <> 1 \
@@ -351,16 +351,11 @@ impl<'s, 'c> Publish<'s, 'c> {
             &[ValueRef::Integer(i64::from(delta.complete)), ValueRef::Integer(i64::from(upto))],
             |r| Ok(r.blob(0)),
         )?;
-        let gone_buckets = unclaimed
-            .iter()
-            .filter_map(|id| <[u8; 16]>::try_from(&id[..]).ok().map(BucketId))
-            .filter(|id| !came.contains(id))
-            .collect();
-        let gone = Delta { gone_buckets, gone_entries: Vec::new(), changes: Vec::new(), ..delta.clone() };
-        if gone.gone_buckets.is_empty() {
+        let gone_buckets: Vec<_> = unclaimed.iter().filter_map(|id| <[u8; 16]>::try_from(&id[..]).ok().map(BucketId)).collect();
+        if gone_buckets.is_empty() {
             return Ok(());
         }
-        self.page(&gone)
+        self.page(&Delta { gone_buckets, gone_entries: Vec::new(), changes: Vec::new(), ..delta.clone() })
     }
 }
 

@@ -26,8 +26,8 @@ pub fn pull_request(db: Db<'_>) -> Result<Vec<u8>> {
             db.run("UPDATE main.sync_bucket SET refetch = 2 WHERE refetch = 1", &[])?;
         }
         let held = held(db)?;
-        let resync = meta::number(db, "resync")? != 0;
-        let sums = if resync { Some(sums::for_server(&mut Store::open(db)?)?) } else { None };
+        let compared = meta::number(db, "resync")? != 0 || sums::due(db)?;
+        let sums = if compared { Some(sums::for_server(&mut Store::open(db)?)?) } else { None };
         let request = PullRequest {
             device: meta::device(db)?,
             cursor: ByteBuf::from(meta::blob(db, "cursor")?),

@@ -2,6 +2,7 @@
 
 use crate::error::Result;
 use crate::host::Db;
+use crate::meta;
 use crate::store::Store;
 use crate::table::Key;
 use serde_json::json;
@@ -60,6 +61,25 @@ fn parts(db: Db<'_>) -> Result<Vec<(i64, PartSum)>> {
             ))
         },
     )
+}
+
+/// Seconds after a complete publish in which the device's sums are still worth comparing: later much has changed on the server,
+/// and every bucket with a change would be fetched again.
+const FRESH: i64 = 60;
+
+/// Whether all sums are to be compared with the server's: right after a complete publish, if the last time was long ago.
+pub fn due(db: Db<'_>) -> Result<bool> {
+    let passed = |since: i64, seconds: i64| !(0..seconds.saturating_mul(1_000_000)).contains(&meta::now().saturating_sub(since));
+    let last = meta::number(db, "verified_at")?;
+    let hours = meta::setting(db, "verify_hours", 24)?;
+    Ok(last != 0
+        && passed(last, hours.saturating_mul(3600))
+        && !passed(meta::number(db, "published_at")?, FRESH)
+        && meta::number(db, "complete")? != 0
+        && !meta::blob(db, "cursor")?.is_empty()
+        && meta::blob(db, "pass")?.is_empty()
+        // What is to be fetched again comes first.
+        && db.number("SELECT EXISTS (SELECT 1 FROM main.sync_bucket WHERE refetch > 0)", &[])? == 0)
 }
 
 /// For the server: the device's own sums of all its parts.

@@ -60,7 +60,7 @@ fn a_row_that_changes_buckets_never_vanishes() {
     let mut second = page(&[row(1, "a")]).0.changes.remove(0);
     second.bucket = 1;
     moved.0.changes.push(second);
-    device.apply(&moved);
+    device.apply(&moved.whole());
     assert_eq!(device.titles(), ["1:a"]);
     assert_eq!(device.number("SELECT count(*) FROM seen"), 0);
 }
@@ -88,6 +88,118 @@ fn a_bucket_fetched_again_and_not_sent_is_not_ours_any_more() {
     device.apply(&empty().publish().known());
     assert_eq!(device.titles(), [""; 0]);
     assert_eq!(device.number("SELECT count(*) FROM sync_bucket"), 0);
+}
+
+/// A page of the bucket that was gone: whole again, with these rows.
+fn back(rows: &[Vec<Value>]) -> Page {
+    page(rows).starting_empty().whole()
+}
+
+#[test]
+fn a_bucket_gone_on_one_page_and_whole_on_a_later_one_stays() {
+    let device = Device::with(&[row(1, "a"), row(2, "b")]);
+    device.apply(&empty().gone_bucket("all"));
+    assert_eq!(device.request().held.count, 0);
+    device.apply(&back(&[row(2, "B"), row(3, "c")]));
+    assert_eq!(device.request().held.count, 1);
+    assert_eq!(device.titles(), ["1:a", "2:b"], "nothing is visible yet");
+    let report = device.apply(&empty().publish().known().sum(&[row(2, "B"), row(3, "c")]));
+    assert_eq!(report["more"], false);
+    assert_eq!(device.titles(), ["2:B", "3:c"]);
+    assert_eq!(device.request().held.count, 1);
+    assert_eq!(device.text("SELECT state FROM sync_buckets"), "published");
+    assert!(device.text("SELECT sync_verify()").contains(r#""different":[]"#));
+}
+
+#[test]
+fn a_bucket_gone_on_one_page_and_whole_on_the_one_that_publishes_stays() {
+    let device = Device::with(&[row(1, "a")]);
+    device.apply(&empty().gone_bucket("all"));
+    device.apply(&back(&[row(2, "b")]).publish().sum(&[row(2, "b")]));
+    assert_eq!(device.titles(), ["2:b"]);
+    device.apply(&back(&[row(3, "c")]).gone_bucket("all").publish().sum(&[row(3, "c")]));
+    assert_eq!(device.titles(), ["3:c"], "gone and back on one page");
+    assert_eq!(device.status("refetch") + device.status("mismatch"), 0);
+    assert_eq!(device.request().held.count, 1);
+}
+
+#[test]
+fn a_bucket_that_goes_comes_and_goes_is_gone() {
+    for last_page_stages in [true, false] {
+        let device = Device::with(&[row(1, "a")]);
+        device.apply(&empty().gone_bucket("all"));
+        device.apply(&back(&[row(2, "b")]));
+        let last = empty().gone_bucket("all");
+        if last_page_stages {
+            device.apply(&last);
+            device.apply(&empty().publish().known());
+        } else {
+            device.apply(&last.publish().known());
+        }
+        assert_eq!(device.titles(), [""; 0]);
+        for table in ["sync_bucket", "sync_part", "sync_row", "sync_stage"] {
+            assert_eq!(device.number(&format!("SELECT count(*) FROM {table}")), 0, "{table}");
+        }
+    }
+}
+
+#[test]
+fn a_bucket_gone_and_only_begun_again_when_its_priority_is_published_is_dropped() {
+    let device = Device::with(&[row(1, "a")]);
+    device.apply(&empty().gone_bucket("all"));
+    device.apply(&page(&[row(2, "b")]).starting_empty());
+    device.apply(&empty().publish().known());
+    assert_eq!(device.titles(), [""; 0]);
+    assert_eq!(device.number("SELECT count(*) FROM sync_bucket"), 0);
+}
+
+const DAY: &str = "3600000000 * 24";
+
+#[test]
+fn all_sums_are_compared_right_after_a_pull_once_a_day() {
+    let device = Device::with(&[row(1, "a")]);
+    let unchanged = page(&[]).publish().known().sum(&[row(1, "a")]);
+    assert_eq!(device.apply(&unchanged)["more"], false, "not at once");
+    assert!(device.request().sums.is_none());
+    device.run(&format!("UPDATE sync_meta SET value = value - {DAY} WHERE name = 'verified_at'"));
+    device.run("UPDATE sync_meta SET value = value - 3600000000 WHERE name = 'published_at'");
+    assert!(device.request().sums.is_none(), "what it has is old: first a pull");
+    device.apply(&page(&[row(2, "b")]).starting_empty());
+    assert!(device.request().sums.is_none(), "a pass is under way");
+    assert_eq!(device.apply(&page(&[]).publish().sum(&[row(2, "b")]))["more"], true);
+    let request = device.request();
+    assert_eq!(request.sums.unwrap()[0].content, content(&schema().tables[0], &[row(2, "b")]));
+    assert_eq!(request.cursor.as_ref(), b"cursor", "nothing is forgotten");
+    device.apply_message(&notice(NoticeKind::Retry, vec![]));
+    assert!(device.request().sums.is_some(), "until it is answered");
+    device.apply_message(&notice(NoticeKind::Verified, vec![bucket("all").id]));
+    let request = device.request();
+    assert!(request.sums.is_none());
+    assert_eq!(request.cursor.as_ref(), b"verified");
+    assert_eq!(request.held.count, 1);
+    assert_eq!(device.apply(&page(&[]).publish().known().sum(&[row(2, "b")]))["more"], false);
+}
+
+#[test]
+fn what_the_daily_comparison_finds_is_fetched_again() {
+    let device = Device::with(&[row(1, "a")]);
+    device.apply(&page(&[row(2, "b")]).in_bucket("second").publish());
+    device.run("UPDATE sync_setting SET value = 1 WHERE name = 'verify_hours'");
+    device.run("UPDATE sync_meta SET value = value - 3600000000 WHERE name = 'verified_at'");
+    assert_eq!(device.request().sums.map(|s| s.len()), Some(2));
+    device.apply_message(&notice(NoticeKind::Verified, vec![bucket("second").id]));
+    assert_eq!(device.titles(), ["1:a", "2:b"], "it stays visible until then");
+    assert_eq!(device.request().held.count, 1);
+    device.apply(&page(&[row(1, "A")]).starting_empty().publish());
+    assert_eq!(device.titles(), ["1:A", "2:b"]);
+}
+
+#[test]
+fn a_clock_that_was_put_back_does_not_put_off_the_daily_comparison() {
+    let device = Device::with(&[row(1, "a")]);
+    device.run(&format!("UPDATE sync_meta SET value = value + 400 * {DAY} WHERE name = 'verified_at'"));
+    assert_eq!(device.apply(&page(&[]).publish().known())["more"], true);
+    assert!(device.request().sums.is_some());
 }
 
 #[test]

@@ -8,7 +8,8 @@ CREATE TABLE sync_setting(name TEXT PRIMARY KEY, value, what TEXT) WITHOUT ROWID
 INSERT INTO sync_setting VALUES
   ('keep_days', 7, 'days for which confirmed batches are kept, in case the server loses its latest transactions'),
   ('batch_bytes', 67108864, 'size of the largest transaction that is sent, in bytes; the server refuses more than 64 MiB'),
-  ('page_bytes', 1048576, 'size of a page of a download before compression that the device asks for, in bytes');
+  ('page_bytes', 1048576, 'size of a page of a download before compression that the device asks for, in bytes'),
+  ('verify_hours', 24, 'hours after which all content is compared with the server again, right after a pull');
 
 -- One row. applying: 0 the application writes, 1 or 2 a publish writes (2: and the application's triggers are watched).
 CREATE TABLE sync_guard(applying INTEGER NOT NULL);
@@ -91,7 +92,7 @@ CREATE TRIGGER sync_rejected_discard INSTEAD OF DELETE ON sync_rejected BEGIN
 END;
 
 CREATE VIEW sync_status AS
-  SELECT name, value FROM sync_meta WHERE name IN ('device', 'user', 'generation', 'published_at', 'pushed_at', 'expected', 'notice', 'format')
+  SELECT name, value FROM sync_meta WHERE name IN ('device', 'user', 'generation', 'published_at', 'pushed_at', 'verified_at', 'expected', 'notice', 'format')
   UNION ALL SELECT 'cursor_known', coalesce((SELECT length(value) > 0 FROM sync_meta WHERE name = 'cursor'), 0)
   UNION ALL SELECT 'complete', coalesce((SELECT value FROM sync_meta WHERE name = 'complete'), 0)
   UNION ALL SELECT 'rows', (SELECT coalesce(sum(count), 0) FROM sync_part)

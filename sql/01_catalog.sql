@@ -62,20 +62,32 @@ CREATE TABLE sync.entry (
     relid    pg_catalog.regclass NOT NULL REFERENCES sync.synced_table,
     key      text[] NOT NULL,
     filter   text,
+    nodes    text NOT NULL,
     state    text NOT NULL DEFAULT 'building' CHECK (state IN ('building', 'ready', 'broken')),
     problem  text
 );
 COMMENT ON TABLE sync.entry IS 'One add_table each. A changed entry gets a new id, and so is sent again whole.';
 COMMENT ON COLUMN sync.entry.key IS 'Expressions over the row that make the bucket''s key, with every name qualified.';
+COMMENT ON COLUMN sync.entry.nodes IS 'The same as Postgres reads them, by column number: they survive renamed columns.';
 COMMENT ON COLUMN sync.entry.state IS 'building: rows are served, sums not yet; ready; broken: not served, see problem.';
 CREATE INDEX entry_rule ON sync.entry (rule_id);
 CREATE INDEX entry_table ON sync.entry (relid);
 
 CREATE TABLE sync.captured (
-    relid pg_catalog.oid PRIMARY KEY,
-    root  pg_catalog.oid NOT NULL REFERENCES sync.synced_table ON DELETE CASCADE
+    relid      pg_catalog.oid PRIMARY KEY,
+    root       pg_catalog.oid NOT NULL REFERENCES sync.synced_table ON DELETE CASCADE,
+    definition text NOT NULL,
+    file       pg_catalog.oid NOT NULL
 );
 COMMENT ON TABLE sync.captured IS 'Relations with capture triggers: synced tables and their partitions.';
+COMMENT ON COLUMN sync.captured.definition IS 'The argument that the triggers must have.';
+COMMENT ON COLUMN sync.captured.file IS 'relfilenode when the triggers were made: another one means that the rows were rewritten.';
+CREATE TABLE sync.label (
+    enumid  pg_catalog.oid PRIMARY KEY,
+    type_id pg_catalog.oid NOT NULL,
+    label   name NOT NULL
+);
+COMMENT ON TABLE sync.label IS 'Labels of all enums when they were last looked at: a renamed one changes the text of rows.';
 CREATE INDEX captured_root ON sync.captured (root);
 
 CREATE TABLE sync.generation (

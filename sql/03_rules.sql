@@ -1,7 +1,7 @@
 -- Rules: which rows form which bucket, and who may hold it.
 --
--- create_bucket and add_table are native, because they read expressions under the caller's search_path; they store them with
--- every name qualified and hand over to put_rule and put_entry, which run under a pinned one.
+-- create_bucket and add_table are native, because they read expressions with the caller's rights under the caller's search_path.
+-- They store them with every name qualified, and hand over to put_rule and put_entry, which only the extension's owner may call.
 
 CREATE FUNCTION sync.create_bucket(name text, members text DEFAULT NULL, priority integer DEFAULT 100) RETURNS void
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'create_bucket_wrapper';
@@ -14,7 +14,7 @@ COMMENT ON FUNCTION sync.add_table(text, regclass, text, text, text[]) IS
     'Puts the rows of a table into the buckets of a rule. key: expressions over the row that give the bucket''s key; filter: rows for which it is not true are left out; columns: what is sent, all if not given.';
 
 -- One row each of what compile_expressions found: SQL with qualified names, and types.
-CREATE FUNCTION sync.put_rule(rule_name text, members_sql text, rule_priority integer) RETURNS void
+CREATE FUNCTION sync.put_rule(rule_name text, members_sql text, rule_priority integer, rule_owner oid) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF rule_name IS NULL OR rule_name = '' OR length(rule_name) > 200 THEN
@@ -29,10 +29,10 @@ BEGIN
             USING ERRCODE = 'duplicate_object', HINT = 'Choose another name, or drop it first with sync.drop_bucket.';
     END IF;
     INSERT INTO sync.rule (name, members, priority, owner)
-    VALUES (rule_name, members_sql, rule_priority, current_user::regrole);
+    VALUES (rule_name, members_sql, rule_priority, rule_owner);
 END
 $$;
-COMMENT ON FUNCTION sync.put_rule(text, text, integer) IS 'Second half of create_bucket; not to be called directly.';
+COMMENT ON FUNCTION sync.put_rule(text, text, integer, oid) IS 'Second half of create_bucket; not to be called directly.';
 
 -- Locks a table against writers without making them queue behind a long wait: short tries that grow.
 CREATE FUNCTION sync.lock_against_writers(rel regclass) RETURNS void
@@ -59,36 +59,57 @@ END
 $$;
 COMMENT ON FUNCTION sync.lock_against_writers(regclass) IS 'SHARE ROW EXCLUSIVE with a lock_timeout that doubles per retry.';
 
--- Why a table cannot be synced; returns nothing if it can.
-CREATE FUNCTION sync.check_table(rule_name text, rel regclass) RETURNS void
+-- What a table must be, when it is added and ever after.
+CREATE FUNCTION sync.check_kind(rel regclass) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     c pg_class;
 BEGIN
     SELECT * INTO STRICT c FROM pg_class WHERE oid = rel;
     IF c.relkind NOT IN ('r', 'p') THEN
-        RAISE EXCEPTION 'rule "%", table %: only ordinary and partitioned tables can be synced', rule_name, rel
+        RAISE EXCEPTION 'only ordinary and partitioned tables can be synced'
             USING ERRCODE = 'wrong_object_type', HINT = 'Add the tables behind a view instead of the view.';
-    ELSIF c.relpersistence <> 'p' THEN
-        RAISE EXCEPTION 'rule "%", table %: unlogged and temporary tables cannot be synced, a crash empties them in silence', rule_name, rel
+    ELSIF c.relpersistence <> 'p' OR EXISTS (
+        SELECT FROM pg_partition_tree(rel) p JOIN pg_class k ON k.oid = p.relid WHERE k.relpersistence <> 'p') THEN
+        RAISE EXCEPTION 'unlogged and temporary tables cannot be synced, a crash empties them in silence'
             USING ERRCODE = 'wrong_object_type', HINT = format('ALTER TABLE %s SET LOGGED', rel);
     ELSIF NOT c.relispartition AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = rel)
         OR c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = rel) THEN
-        RAISE EXCEPTION 'rule "%", table %: table inheritance cannot be synced', rule_name, rel
+        RAISE EXCEPTION 'table inheritance cannot be synced'
             USING ERRCODE = 'wrong_object_type', HINT = 'Use partitioning, or tables of their own.';
     ELSIF c.relispartition THEN
-        RAISE EXCEPTION 'rule "%", table %: it is a partition', rule_name, rel
+        RAISE EXCEPTION 'it is a partition'
             USING ERRCODE = 'wrong_object_type',
                 HINT = format('Add its parent: %s', (SELECT i.inhparent::regclass FROM pg_inherits i WHERE i.inhrelid = rel));
+    ELSIF EXISTS (SELECT FROM pg_partition_tree(rel) p JOIN pg_class k ON k.oid = p.relid WHERE k.relkind = 'f') THEN
+        RAISE EXCEPTION 'foreign tables cannot be synced, not even as partitions' USING ERRCODE = 'wrong_object_type';
     ELSIF c.relnamespace IN ('sync'::regnamespace, 'pg_catalog'::regnamespace, 'information_schema'::regnamespace) THEN
-        RAISE EXCEPTION 'rule "%", table %: system tables cannot be synced', rule_name, rel USING ERRCODE = 'wrong_object_type';
+        RAISE EXCEPTION 'system tables cannot be synced' USING ERRCODE = 'wrong_object_type';
     ELSIF NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = rel AND i.indisprimary) THEN
-        RAISE EXCEPTION 'rule "%", table %: it has no primary key', rule_name, rel
+        RAISE EXCEPTION 'it has no primary key'
             USING ERRCODE = 'invalid_table_definition', HINT = format('ALTER TABLE %s ADD PRIMARY KEY (...)', rel);
-    ELSIF EXISTS (SELECT FROM pg_subscription_rel s WHERE s.srrelid = rel) THEN
-        RAISE EXCEPTION 'rule "%", table %: it is fed by a logical-replication subscription, whose apply worker fires no statement triggers',
-            rule_name, rel USING ERRCODE = 'feature_not_supported', HINT = 'Sync it on the publishing server.';
-    ELSIF current_setting('transaction_isolation') <> 'read committed' THEN
+    ELSIF EXISTS (SELECT FROM pg_subscription_rel s WHERE s.srrelid = rel OR s.srrelid IN (SELECT p.relid FROM pg_partition_tree(rel) p)) THEN
+        RAISE EXCEPTION 'it is fed by a logical-replication subscription, whose apply worker fires no statement triggers'
+            USING ERRCODE = 'feature_not_supported', HINT = 'Sync it on the publishing server.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sync.check_kind(regclass) IS 'Refuses tables that cannot be synced, with the remedy.';
+
+CREATE FUNCTION sync.check_table(rule_name text, rel regclass) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    state text;
+    words text;
+    remedy text;
+BEGIN
+    BEGIN
+        PERFORM sync.check_kind(rel);
+    EXCEPTION WHEN OTHERS THEN
+        GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, words = MESSAGE_TEXT, remedy = PG_EXCEPTION_HINT;
+        RAISE EXCEPTION 'rule "%", table %: %', rule_name, rel, words USING ERRCODE = state, HINT = remedy;
+    END;
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
         RAISE EXCEPTION 'rule "%", table %: add_table needs READ COMMITTED, this transaction is %',
             rule_name, rel, upper(current_setting('transaction_isolation')) USING ERRCODE = 'invalid_transaction_state';
     ELSIF EXISTS (
@@ -100,9 +121,9 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION sync.check_table(text, regclass) IS 'Refuses tables that cannot be synced, with the remedy.';
+COMMENT ON FUNCTION sync.check_table(text, regclass) IS 'Refuses tables that cannot be added, with the rule''s name.';
 
-CREATE FUNCTION sync.put_entry(rule_name text, rel regclass, key_sql text[], types regtype[], filter_sql text, sent name[])
+CREATE FUNCTION sync.put_entry(rule_name text, rel regclass, key_sql text[], types regtype[], filter_sql text, nodes text, sent name[])
     RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     r sync.rule;
@@ -152,7 +173,7 @@ BEGIN
             USING ERRCODE = 'duplicate_object', HINT = 'Drop it first with sync.drop_table.';
     END IF;
     UPDATE sync.rule SET key_types = types WHERE rule_id = r.rule_id;
-    INSERT INTO sync.entry (rule_id, relid, key, filter) VALUES (r.rule_id, rel, key_sql, filter_sql);
+    INSERT INTO sync.entry (rule_id, relid, key, filter, nodes) VALUES (r.rule_id, rel, key_sql, filter_sql, nodes);
     PERFORM sync.install_capture(rel);
     UPDATE sync.generation SET n = n + 1;
     IF cardinality(key_sql) > 0 AND NOT sync.key_has_index(rel, key_sql[1]) THEN
@@ -162,7 +183,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION sync.put_entry(text, regclass, text[], regtype[], text, name[]) IS 'Second half of add_table; not to be called directly.';
+COMMENT ON FUNCTION sync.put_entry(text, regclass, text[], regtype[], text, text, name[]) IS 'Second half of add_table; not to be called directly.';
 
 CREATE FUNCTION sync.key_has_index(rel regclass, key_sql text) RETURNS boolean
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
@@ -243,7 +264,7 @@ $$;
 COMMENT ON FUNCTION sync.type_travels(oid) IS 'Whether values of a type can be sent and read back.';
 
 CREATE FUNCTION sync.drop_table(bucket text, "table" regclass) RETURNS void
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM sync.lock_against_writers("table");
     DELETE FROM sync.entry e USING sync.rule r WHERE r.rule_id = e.rule_id AND r.name = bucket AND e.relid = "table";
@@ -256,7 +277,7 @@ $$;
 COMMENT ON FUNCTION sync.drop_table(text, regclass) IS 'Takes a table out of a rule: devices remove its rows unless another rule has them.';
 
 CREATE FUNCTION sync.drop_bucket(name text) RETURNS void
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     rel regclass;
 BEGIN

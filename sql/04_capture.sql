@@ -16,12 +16,15 @@ DECLARE
     rel regclass;
     definition text;
     event record;
+    was text := current_setting('sync.in_ddl', true);
 BEGIN
     PERFORM set_config('sync.in_ddl', 'on', true);
     DELETE FROM sync.captured c WHERE c.root = install_capture.root;
     FOR rel IN SELECT root UNION SELECT p.relid FROM pg_partition_tree(root) p LOOP
-        INSERT INTO sync.captured (relid, root) VALUES (rel, install_capture.root);
         definition := sync.capture_definition(rel, root);
+        INSERT INTO sync.captured (relid, root, definition, file)
+        SELECT rel, install_capture.root, definition, k.relfilenode FROM pg_class k WHERE k.oid = rel;
+        PERFORM sync.remove_capture_from(rel);
         FOR event IN
             SELECT * FROM (VALUES
                 ('insert', 'AFTER INSERT', 'REFERENCING NEW TABLE AS sync_new'),
@@ -34,7 +37,7 @@ BEGIN
             EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER sync_capture_%s', rel, event.name);
         END LOOP;
     END LOOP;
-    PERFORM set_config('sync.in_ddl', 'off', true);
+    PERFORM set_config('sync.in_ddl', coalesce(was, ''), true);
 END
 $$;
 COMMENT ON FUNCTION sync.install_capture(regclass) IS 'Creates or replaces the capture triggers of a table and its partitions.';
@@ -56,6 +59,7 @@ CREATE FUNCTION sync.remove_capture_from(rel oid) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     t record;
+    was text := current_setting('sync.in_ddl', true);
 BEGIN
     PERFORM set_config('sync.in_ddl', 'on', true);
     FOR t IN
@@ -64,7 +68,18 @@ BEGIN
     LOOP
         EXECUTE format('DROP TRIGGER %I ON %s', t.tgname, t.rel);
     END LOOP;
-    PERFORM set_config('sync.in_ddl', 'off', true);
+    PERFORM set_config('sync.in_ddl', coalesce(was, ''), true);
 END
 $$;
 COMMENT ON FUNCTION sync.remove_capture_from(oid) IS 'Drops the capture triggers of one relation.';
+
+-- Whether the triggers of a relation are still those that install_capture made.
+CREATE FUNCTION sync.is_captured(rel oid) RETURNS boolean
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT count(*) = 4 AND bool_and(g.tgenabled = 'A' AND g.tgfoid = 'sync.capture()'::regprocedure
+        AND g.tgname IN ('sync_capture_insert', 'sync_capture_update', 'sync_capture_delete', 'sync_capture_truncate')
+        AND g.tgargs = convert_to(c.definition, 'UTF8') || decode('00', 'hex'))
+    FROM sync.captured c JOIN pg_trigger g ON g.tgrelid = c.relid
+    WHERE c.relid = rel AND (g.tgfoid = 'sync.capture()'::regprocedure OR g.tgname LIKE 'sync\_capture\_%')
+$$;
+COMMENT ON FUNCTION sync.is_captured(oid) IS 'Whether a relation has its four capture triggers, enabled and unchanged.';

@@ -70,7 +70,7 @@ $$;
 COMMENT ON FUNCTION sync.build_small() IS 'Makes the sums of small tables known; push calls it.';
 
 CREATE FUNCTION sync.maintain() RETURNS void
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     e integer;
     h xid8;

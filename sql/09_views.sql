@@ -24,13 +24,14 @@ SELECT * FROM (VALUES
 ) AS s (what, value, note);
 COMMENT ON VIEW sync.status IS 'How things stand, for people.';
 
--- Rights: nothing to PUBLIC but asking who one is; rules to sync_admin; pull and push to sync_transport.
+-- Rights: nothing to PUBLIC but asking who one is; pull and push to sync_transport. sync_admin looks at everything, and changes rules
+-- through functions only: what a trigger or a rule is made of is read back with the owner's rights, so nobody else may write it.
 REVOKE ALL ON ALL TABLES IN SCHEMA sync FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA sync FROM PUBLIC;
 GRANT USAGE ON SCHEMA sync TO PUBLIC;
 GRANT EXECUTE ON FUNCTION sync.user_id(), sync.claims(), sync.param(text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION sync.pull(bytea), sync.push(bytea) TO sync_transport;
-GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA sync TO sync_admin;
-GRANT USAGE ON ALL SEQUENCES IN SCHEMA sync TO sync_admin;
-GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA sync TO sync_admin;
-REVOKE INSERT, UPDATE, DELETE ON sync.op, sync.batch, sync.device, sync.mark FROM sync_admin;
+GRANT SELECT ON ALL TABLES IN SCHEMA sync TO sync_admin;
+GRANT EXECUTE ON FUNCTION sync.create_bucket(text, text, integer), sync.add_table(text, regclass, text, text, text[]),
+    sync.drop_table(text, regclass), sync.drop_bucket(text), sync.maintain(), sync.lease() TO sync_admin;
+SELECT sync.remember_labels();

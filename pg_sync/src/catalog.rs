@@ -11,6 +11,8 @@ use sync_shared::Value;
 /// A table that devices may hold.
 pub struct SyncedTable {
     pub relation: Oid,
+    /// Its rows are read, and its keys and filters run, with this role's rights.
+    pub owner: Oid,
     /// Qualified, as SQL reads it.
     pub name: String,
     /// Its name on devices.
@@ -109,6 +111,13 @@ pub fn rules() -> Vec<Rule> {
     rules
 }
 
+/// The owner of a relation.
+pub fn owner_of(relation: Oid) -> Oid {
+    let sql = "SELECT relowner FROM pg_catalog.pg_class WHERE oid = $1";
+    let owner = Spi::connect(|c| c.select(sql, Some(1), &[relation.into()])?.first().get_one::<Oid>());
+    spi("reading a table's owner", owner).unwrap_or(Oid::INVALID)
+}
+
 /// All synced tables, by tag.
 pub fn tables() -> Vec<SyncedTable> {
     tables_tagged(None)
@@ -138,6 +147,7 @@ pub fn tables_tagged(tags: Option<Vec<i64>>) -> Vec<SyncedTable> {
                 let relation = row.get::<Oid>(1)?.unwrap_or(Oid::INVALID);
                 tables.push(SyncedTable {
                     relation,
+                    owner: owner_of(relation),
                     name: crate::expr::relation_name(relation),
                     device_name: row.get(2)?.unwrap_or_default(),
                     tag,

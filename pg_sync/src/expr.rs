@@ -144,7 +144,16 @@ impl Expressions {
     }
 }
 
-/// A capture trigger's expressions as SQL, with the columns' present names.
+/// The expressions as parsed, one list, as text that [`from_string`] reads.
+pub fn to_string<'e>(expressions: impl IntoIterator<Item = &'e Expressions>) -> String {
+    // SAFETY: lists of expression nodes; list_concat_copy leaves its arguments alone.
+    unsafe {
+        let all = expressions.into_iter().fold(std::ptr::null_mut(), |all, e| pg_sys::list_concat_copy(all, e.list));
+        CStr::from_ptr(pg_sys::nodeToString(all.cast())).to_string_lossy().into_owned()
+    }
+}
+
+/// Stored expressions as SQL, with the columns' present names.
 #[pg_extern(stable, strict)]
 fn expression_sql(relation: pg_sys::Oid, nodes: &str) -> Vec<String> {
     Expressions { list: from_string(nodes), relation }.to_sql()
@@ -153,7 +162,8 @@ fn expression_sql(relation: pg_sys::Oid, nodes: &str) -> Vec<String> {
 /// Reads what [`Expressions::to_node_string`] wrote, into the current memory context.
 pub fn from_string(nodes: &str) -> *mut pg_sys::List {
     let Ok(nodes) = CString::new(nodes) else { error!("sync: a stored expression contains NUL") };
-    // SAFETY: the text comes from a trigger's argument, which only the table's owner can set.
+    // SAFETY: the text was written by `to_string` or `to_node_string`: it is read from the argument of a trigger on
+    // sync.capture(), and from sync.entry, and only the extension's owner may create the one or write the other.
     unsafe { pg_sys::stringToNode(nodes.as_ptr()).cast() }
 }
 

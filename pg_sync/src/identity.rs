@@ -1,7 +1,8 @@
 //! Who asks. Any SQL user can set `request.jwt.claims`, so they count only where the session itself may be believed.
 #![allow(unsafe_code)]
 
-use crate::error::raise;
+use crate::error::{raise, spi};
+use crate::render::pinned;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use pgrx::JsonB;
@@ -93,15 +94,39 @@ pub fn with_params<R>(params: &[(String, String)], f: impl FnOnce() -> R) -> R {
     f()
 }
 
-/// Runs `f` as `role`, unable to change to another or to leave anything behind. An ERROR restores the user with the
-/// (sub)transaction.
+/// The role whose rights this function runs with.
+pub fn current_user() -> pg_sys::Oid {
+    // SAFETY: reads the state of this backend.
+    unsafe { pg_sys::GetUserId() }
+}
+
+/// The owner of the schema `sync`: catalog, op log and devices are read and written with its rights.
+pub fn owner() -> pg_sys::Oid {
+    let found = pinned(|| {
+        Spi::connect(|c| {
+            c.select("SELECT nspowner FROM pg_catalog.pg_namespace WHERE nspname = 'sync'", Some(1), &[])?.first().get_one()
+        })
+    });
+    spi("reading the owner of the schema sync", found).unwrap_or(pg_sys::Oid::INVALID)
+}
+
+/// Runs `f` with the rights of `owner`. An ERROR restores the user with the (sub)transaction.
+pub fn as_owner<R>(owner: pg_sys::Oid, f: impl FnOnce() -> R) -> R {
+    switched(owner, 0, f)
+}
+
+/// Runs `f` as `role`, unable to change to another or to leave anything behind.
 pub fn as_role<R>(role: pg_sys::Oid, f: impl FnOnce() -> R) -> R {
+    switched(role, pg_sys::SECURITY_RESTRICTED_OPERATION, f)
+}
+
+/// Runs `f` as `role` with further flags of miscadmin.h. An ERROR restores the user with the (sub)transaction.
+pub fn switched<R>(role: pg_sys::Oid, flags: u32, f: impl FnOnce() -> R) -> R {
     // SAFETY: the previous state is put back; on ERROR the (sub)transaction's abort does it.
     unsafe {
         let (mut user, mut security) = (pg_sys::InvalidOid, 0);
         pg_sys::GetUserIdAndSecContext(&mut user, &mut security);
-        let restricted = pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION;
-        pg_sys::SetUserIdAndSecContext(role, security | restricted as i32);
+        pg_sys::SetUserIdAndSecContext(role, security | (flags | pg_sys::SECURITY_LOCAL_USERID_CHANGE) as i32);
         let result = f();
         pg_sys::SetUserIdAndSecContext(user, security);
         result

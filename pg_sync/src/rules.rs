@@ -1,17 +1,29 @@
 //! The native halves of `sync.create_bucket` and `sync.add_table`: they read SQL under the caller's search_path and hand it on with
 //! every name qualified.
 
-use crate::error::{named, raise};
-use crate::expr::{qualified_query, Expressions, Purpose};
+use crate::error::{named, raise, spi};
+use crate::expr::{self, qualified_query, relation_name, Expressions, Purpose};
+use crate::identity;
 use crate::query::Query;
 use crate::render::type_name;
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
 
+/// Calls the second half with the rights of the extension's owner.
 fn run(sql: &str, arguments: &[DatumWithOid]) {
-    if let Err(e) = Spi::run_with_args(sql, arguments) {
-        error!("sync: {e}");
+    spi("changing the rules", identity::as_owner(identity::owner(), || Spi::run_with_args(sql, arguments)));
+}
+
+/// Whoever puts a table's rows into buckets decides who gets them, and the key and filter run as the table's owner.
+fn refuse_unless_owned(rule: &str, table: Oid) {
+    let sql = "SELECT pg_catalog.pg_has_role(relowner, 'USAGE') FROM pg_catalog.pg_class WHERE oid = $1";
+    let owned = Spi::connect(|c| c.select(sql, Some(1), &[table.into()])?.first().get_one::<bool>());
+    if spi("reading the table's owner", owned) != Some(true) {
+        raise(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            format!("rule \"{rule}\", table {}: only its owner can add it", relation_name(table)),
+        );
     }
 }
 
@@ -19,7 +31,8 @@ fn run(sql: &str, arguments: &[DatumWithOid]) {
 fn create_bucket(name: Option<String>, members: Option<String>, priority: Option<i32>) {
     let name = name.unwrap_or_default();
     let members = members.map(|text| qualified_query(&name, &text));
-    run("SELECT sync.put_rule($1, $2, $3)", &[name.into(), members.into(), priority.into()]);
+    let arguments = [name.into(), members.into(), priority.into(), identity::current_user().into()];
+    run("SELECT sync.put_rule($1, $2, $3, $4)", &arguments);
 }
 
 #[pg_extern]
@@ -32,17 +45,15 @@ fn add_table(
 ) {
     let Some(bucket) = bucket else { error!("add_table needs the name of a rule: see sync.create_bucket") };
     let Some(table) = table else { error!("rule \"{bucket}\": add_table needs a table") };
-    let (key_sql, key_types) = match &key {
-        None => (vec![], vec![]),
-        Some(text) => {
-            let key = Expressions::parse(&bucket, table, Purpose::Key, text);
-            (key.to_sql(), key.types())
-        }
-    };
-    let filter_sql = filter.map(|text| Expressions::parse(&bucket, table, Purpose::Filter, &text).to_sql().remove(0));
+    refuse_unless_owned(&bucket, table);
+    let key = key.map(|text| Expressions::parse(&bucket, table, Purpose::Key, &text));
+    let filter = filter.map(|text| Expressions::parse(&bucket, table, Purpose::Filter, &text));
+    let (key_sql, key_types) = key.as_ref().map_or((vec![], vec![]), |k| (k.to_sql(), k.types()));
+    let filter_sql = filter.as_ref().map(|f| f.to_sql().remove(0));
+    let nodes = expr::to_string(key.iter().chain(&filter));
     run(
-        "SELECT sync.put_entry($1, $2::pg_catalog.regclass, $3, $4::pg_catalog.regtype[], $5, $6::pg_catalog.name[])",
-        &[bucket.into(), table.into(), key_sql.into(), key_types.into(), filter_sql.into(), columns.into()],
+        "SELECT sync.put_entry($1, $2::pg_catalog.regclass, $3, $4::pg_catalog.regtype[], $5, $6, $7::pg_catalog.name[])",
+        &[bucket.into(), table.into(), key_sql.into(), key_types.into(), filter_sql.into(), nodes.into(), columns.into()],
     );
 }
 

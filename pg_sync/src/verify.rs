@@ -28,7 +28,7 @@ fn scan(entry: i32) -> BTreeMap<BucketId, ContentSum> {
     let mut sums: BTreeMap<BucketId, ContentSum> = BTreeMap::new();
     let (mut key, mut values, mut scratch) = (Vec::new(), Vec::new(), Vec::new());
     let (mut recent, mut recent_key) = (None, Vec::new());
-    as_role(rule.owner, || {
+    as_role(table.owner, || {
         Spi::connect(|_| {
             let mut query = Query::prepare(&format!("rule \"{}\", table {}", rule.name, table.name), &sql, &[]);
             query.each(&[], |mut found| {

@@ -3,7 +3,9 @@
 //! The definition travels in the trigger and not in a table, so that a writer captures by the rule that belongs to the trigger it
 //! fires, whatever its snapshot shows of the catalog.
 
+use crate::catalog;
 use crate::expr::{Expressions, Purpose};
+use crate::identity::as_role;
 use crate::render::Renderer;
 use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
@@ -54,6 +56,7 @@ fn capture_definition(relation: Oid, root: Oid) -> String {
     let mut columns = Vec::new();
     let mut key = Vec::new();
     let mut entries = Vec::new();
+    let owner = catalog::owner_of(root);
     Spi::connect(|client| {
         let rows = client.select(
             "SELECT s.tag, a.attnum, a.atttypid,
@@ -85,7 +88,9 @@ fn capture_definition(relation: Oid, root: Oid) -> String {
         )?;
         for row in rows {
             let rule = row.get::<String>(2)?.unwrap_or_default();
-            let parse = |purpose, text: String| Expressions::parse(&rule, relation, purpose, &text).to_node_string();
+            // Planning evaluates what it can, so it must not happen with more rights than the table's owner has.
+            let parse =
+                |purpose, text: String| as_role(owner, || Expressions::parse(&rule, relation, purpose, &text).to_node_string());
             entries.push(Entry {
                 id: row.get(1)?.unwrap_or_default(),
                 key: parse(Purpose::Key, row.get(3)?.unwrap_or_default()),

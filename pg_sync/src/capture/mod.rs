@@ -100,11 +100,15 @@ unsafe fn statement(trigger: *mut pg_sys::TriggerData, plan: &mut Plan) {
                 }
                 // Both stores are filled row by row, so they run in parallel; where the keys differ all the same, the two
                 // rows are logged apart, which is right in any case.
-                (Some(old), Some(new)) => {
-                    while changes.next_old(old) && changes.next_new(new) {
-                        changes.updated();
+                (Some(old), Some(new)) => loop {
+                    // A move into a partition whose trigger refuses the row leaves an old row without a new one.
+                    match (changes.next_old(old), changes.next_new(new)) {
+                        (true, true) => changes.updated(),
+                        (true, false) => changes.left(),
+                        (false, true) => changes.entered(),
+                        (false, false) => break,
                     }
-                }
+                },
                 (None, None) => {}
             }
             changes.close();

@@ -58,27 +58,10 @@ pub struct Running {
     pub upto: u8,
     /// Entries at the first page: those added meanwhile are the next pass's.
     pub entries: Vec<EntryId>,
-    /// Which buckets are read whole.
-    pub fresh: Fresh,
+    /// Buckets that the device held at the first page and may still hold, sorted. All others are read whole. One that it loses
+    /// on the way is reported gone at once and taken out, since pages read without it have passed over its ops.
+    pub known: Vec<BucketId>,
     pub position: Position,
-}
-
-/// Buckets that are new to the device, in the shorter form.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub enum Fresh {
-    /// These.
-    Only(Vec<BucketId>),
-    /// All but these.
-    Except(Vec<BucketId>),
-}
-
-impl Fresh {
-    pub fn contains(&self, bucket: &BucketId) -> bool {
-        match self {
-            Fresh::Only(list) => list.binary_search(bucket).is_ok(),
-            Fresh::Except(list) => list.binary_search(bucket).is_err(),
-        }
-    }
 }
 
 /// The last thing that a page has dealt with; order is the order of work.

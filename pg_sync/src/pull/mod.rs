@@ -18,7 +18,7 @@ use crate::error::{raise, spi};
 use crate::identity::asking_user;
 use crate::render::pinned;
 use crate::snapshot::{self, Lineage, Snapshot, Standing};
-use cursor::{Cursor, Fresh, Pass, Position, Running, Step};
+use cursor::{Cursor, Pass, Position, Running, Step};
 use members::Member;
 use page::{Page, Part};
 use pgrx::prelude::*;
@@ -40,7 +40,7 @@ const ALL: u8 = u8::MAX;
 fn pull(request: &[u8]) -> Vec<u8> {
     snapshot::refuse_unfit_transaction();
     let request: PullRequest = envelope::decode(request)
-        .unwrap_or_else(|e| raise(PgSqlErrorCode::ERRCODE_PROTOCOL_VIOLATION, format!("sync.pull: {e}")));
+        .unwrap_or_else(|e| raise(PgSqlErrorCode::ERRCODE_INVALID_BINARY_REPRESENTATION, format!("sync.pull: {e}")));
     let user = asking_user();
     let reply = pinned(|| {
         Spi::connect(|_| match answer(&request, user) {
@@ -89,7 +89,7 @@ fn answer(request: &PullRequest, user: String) -> Answer {
         return Answer::Verified(server.verify(sums));
     }
     let held = match (&running, server.held(request)) {
-        (Some(_), _) => Vec::new(),
+        (Some(running), _) => running.known.clone(),
         (None, Some(held)) => held,
         (None, None) => {
             return Answer::Notice(NoticeKind::NeedHeld, "the buckets have changed: send the list of those you hold".into())
@@ -214,7 +214,7 @@ impl Server {
         base: Cursor,
         running: Option<Running>,
         pass: Option<Pass>,
-        held: Vec<BucketId>,
+        mut held: Vec<BucketId>,
     ) -> Delta {
         let doublings = pass.as_ref().map_or(0, |p| p.doublings);
         let staged = pass.as_ref().and_then(|p| p.staged);
@@ -224,26 +224,20 @@ impl Server {
             Some(r) => r.entries.iter().copied().collect(),
             None => self.entries().map(|(id, _)| id).collect(),
         };
-        let fresh = match &running {
-            Some(r) => r.fresh.clone(),
-            None => self.fresh(&held),
-        };
         let mut delta = self.empty_delta(request, user);
+        let ids: HashSet<&BucketId> = self.members.iter().map(|m| &m.id).collect();
+        delta.gone_buckets = held.iter().filter(|b| !ids.contains(b)).copied().collect();
+        held.retain(|b| ids.contains(b));
         if running.is_none() {
-            let ids: HashSet<&BucketId> = self.members.iter().map(|m| &m.id).collect();
-            delta.gone_buckets = held.iter().filter(|b| !ids.contains(b)).copied().collect();
             delta.gone_entries = base.entries.iter().filter(|e| !entries.contains(e)).copied().collect();
         }
-        let walk = self.walk(&base, &entries, &fresh, running.as_ref(), staged, &mut page);
+        let walk = self.walk(&base, &entries, &held, running.as_ref(), staged, &mut page);
         match (walk, running) {
             (Walk::All, None) => self.publish(&mut delta, base, ALL, &entries, &page, pass.is_some()),
             (Walk::Publish(upto), None) => self.publish(&mut delta, base, upto, &entries, &page, pass.is_some()),
             // A pass over several pages saw several snapshots: the next one catches up from its first.
             (Walk::All | Walk::Publish(_), Some(ended)) => {
-                let mut next = self.moved(base, ended.upto, &ended.start, &entries);
-                // Dropped while the pass ran: staged parts of theirs have to be reported gone.
-                let now: HashSet<EntryId> = self.entries().map(|(id, _)| id).collect();
-                next.entries.extend(entries.iter().filter(|e| !now.contains(e)));
+                let next = self.moved(base, ended.upto, &ended.start, &entries);
                 delta.pass = cursor::encode(&Pass {
                     base: next,
                     running: None,
@@ -252,14 +246,14 @@ impl Server {
                 });
             }
             (Walk::Cut(position), Some(going)) => {
-                let running = Some(Running { position, ..going });
+                let running = Some(Running { position, known: held, ..going });
                 delta.pass = cursor::encode(&Pass { base, running, doublings, staged });
             }
             (Walk::Cut(position), None) => {
                 let entries = entries.iter().copied().collect();
                 let upto = position.priority;
-                delta.expected_rows = Some(self.expected(&fresh));
-                let running = Some(Running { start: self.now.clone(), upto, entries, fresh, position });
+                delta.expected_rows = Some(self.expected(&held));
+                let running = Some(Running { start: self.now.clone(), upto, entries, known: held, position });
                 delta.pass = cursor::encode(&Pass { base, running, doublings, staged });
             }
         }
@@ -291,22 +285,9 @@ impl Server {
         }
     }
 
-    /// Members that the device does not hold.
-    fn fresh(&self, held: &[BucketId]) -> Fresh {
-        let (mut old, mut new): (Vec<_>, Vec<_>) =
-            self.members.iter().map(|m| m.id).partition(|id| held.binary_search(id).is_ok());
-        if new.len() <= old.len() {
-            new.sort_unstable();
-            Fresh::Only(new)
-        } else {
-            old.sort_unstable();
-            Fresh::Except(old)
-        }
-    }
-
-    /// Rows that the fresh buckets are expected to bring.
-    fn expected(&self, fresh: &Fresh) -> u64 {
-        let ids: Vec<BucketId> = self.members.iter().map(|m| m.id).filter(|id| fresh.contains(id)).collect();
+    /// Rows that the buckets which the device does not hold are expected to bring.
+    fn expected(&self, held: &[BucketId]) -> u64 {
+        let ids: Vec<BucketId> = self.members.iter().map(|m| m.id).filter(|id| held.binary_search(id).is_err()).collect();
         sums::of(&ids).values().map(|s| s.count.max(0) as u64).sum()
     }
 
@@ -315,18 +296,17 @@ impl Server {
         cursor.lineage = self.lineage.clone();
         cursor.advance(upto, snapshot);
         let now: HashMap<EntryId, u8> = self.entries().collect();
-        cursor.entries.retain(|e| now.contains_key(e));
-        for (&id, &priority) in &now {
-            if priority <= upto && entries.contains(&id) && !cursor.entries.contains(&id) {
-                cursor.entries.push(id);
-            }
-        }
+        // One that was dropped on the way stays listed, so that the next pass reports it gone.
+        cursor.entries.extend(entries.iter().filter(|e| now.get(e).is_none_or(|&priority| priority <= upto)));
         cursor.entries.sort_unstable();
+        cursor.entries.dedup();
         cursor
     }
 
     fn publish(&self, delta: &mut Delta, base: Cursor, upto: u8, entries: &HashSet<EntryId>, page: &Page, staged: bool) {
-        let cursor = self.moved(base, upto, &self.now, entries);
+        let mut cursor = self.moved(base, upto, &self.now, entries);
+        // Those that are no more were reported gone on this page.
+        cursor.entries.retain(|e| entries.contains(e));
         // Which parts earlier pages touched is not known here, so then all of them are compared.
         let parts: Vec<(BucketId, EntryId)> = if staged {
             let members = self.members.iter().filter(|m| m.priority <= upto);
@@ -356,7 +336,7 @@ impl Server {
         &self,
         base: &Cursor,
         entries: &HashSet<EntryId>,
-        fresh: &Fresh,
+        held: &[BucketId],
         running: Option<&Running>,
         staged: Option<u8>,
         page: &mut Page,
@@ -383,7 +363,7 @@ impl Server {
                 _ => None,
             };
             let first_time = base.level(priority).is_none();
-            let (cut, new) = self.walk_priority(priority, base, &known, fresh, step, &mut sources, page);
+            let (cut, new) = self.walk_priority(priority, base, &known, held, step, &mut sources, page);
             if let Some(step) = cut {
                 if let (None, Some((done, before))) = (running, complete) {
                     page.truncate(before);
@@ -406,7 +386,7 @@ impl Server {
         priority: u8,
         base: &Cursor,
         known: &HashSet<EntryId>,
-        fresh: &Fresh,
+        held: &[BucketId],
         step: Option<&Step>,
         sources: &mut HashMap<EntryId, Source<'a>>,
         page: &mut Page,
@@ -419,7 +399,7 @@ impl Server {
                     _ => None,
                 };
                 let later = self.members.iter().filter(|m| m.priority > priority).map(|m| (m.id, m)).collect();
-                let old: Vec<&Member> = members.iter().copied().filter(|m| !fresh.contains(&m.id)).collect();
+                let old: Vec<&Member> = members.iter().copied().filter(|m| held.binary_search(&m.id).is_ok()).collect();
                 if let Some(cut) = changes::read(snapshot, &old, &later, sources, known, after, page) {
                     return (Some(cut), false);
                 }
@@ -428,7 +408,7 @@ impl Server {
         let mut new = false;
         for member in members {
             let rule = &self.rules[member.rule];
-            let is_fresh = fresh.contains(&member.id);
+            let is_fresh = held.binary_search(&member.id).is_err();
             for entry in &rule.entries {
                 if !is_fresh && known.contains(&entry.id) {
                     continue;

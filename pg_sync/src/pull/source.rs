@@ -130,7 +130,7 @@ impl<'a> Source<'a> {
         let (keys, key_position) = (self.key_renderers.len(), self.table.key.clone());
         let columns = self.table.columns.len();
         let (mut values, mut ends, mut last) = (Vec::new(), Vec::new(), Vec::new());
-        let owner = self.rule.owner;
+        let owner = self.table.owner;
         let slot = if behind.is_some() { &mut self.rest } else { &mut self.first };
         let whole = as_role(owner, || {
             let query = slot.get_or_insert_with(|| Query::prepare(&what, &sql, &types));
@@ -172,7 +172,7 @@ impl<'a> Source<'a> {
         let rule = self.rule;
         let slot = &mut self.current;
         let mut rows: Vec<Option<Current>> = keys.iter().map(|_| None).collect();
-        as_role(rule.owner, || {
+        as_role(self.table.owner, || {
             let query = slot.get_or_insert_with(|| Query::prepare(&what, &sql, &types));
             query.each(&arguments, |mut found| {
                 let n = found.integer(0) as usize - 1;

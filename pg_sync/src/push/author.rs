@@ -1,6 +1,5 @@
 //! Who set a column's current value, and when: from the op log.
 
-use super::role;
 use super::statements::{Parameter, Statements};
 use super::target::Target;
 use crate::catalog::{self, Rule};
@@ -54,7 +53,7 @@ impl Authors {
             values.push(statements.render(&mut target.renderers[column], parameter)?);
         }
         let mut trace = Trace { buckets: Vec::new(), entries: Vec::new(), key: row::encode(&values) };
-        let rules = self.rules.get_or_init(|| role::as_owner(self.owner, || pinned(catalog::rules)));
+        let rules = self.rules.get_or_init(|| crate::identity::as_owner(self.owner, || pinned(catalog::rules)));
         // A bucket for everybody is likely to have the longest log.
         for global in [false, true] {
             let of_kind = rules.iter().filter(|r| r.members.is_none() == global);
@@ -117,6 +116,6 @@ impl Authors {
                 })
             })
         };
-        spi("reading the op log", role::as_owner(self.owner, || pinned(read)))
+        spi("reading the op log", crate::identity::as_owner(self.owner, || pinned(read)))
     }
 }

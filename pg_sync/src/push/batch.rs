@@ -3,7 +3,6 @@
 use super::author::{Author, Authors, Trace};
 use super::conflict::{self, Decision};
 use super::refusal::Refusal;
-use super::role;
 use super::statements::{Parameter, Statements};
 use super::subtransaction::{set_place, Place};
 use super::target::Target;
@@ -97,7 +96,7 @@ impl<'r> Row<'r> {
     }
 
     fn malformed(&self, why: &str) -> Refusal {
-        Refusal::new("08P01", format!("a change of table {} is malformed: {why}", self.target.table.name), "")
+        Refusal::new("22P03", format!("a change of table {} is malformed: {why}", self.target.table.name), "")
     }
 
     fn denied(&self, what: &str) -> Refusal {
@@ -126,7 +125,7 @@ impl<'r> Row<'r> {
     fn exists(&mut self, key: &[Parameter]) -> Result<bool, Refusal> {
         let sql = format!("SELECT 1 FROM {} {}", self.target.table.name, self.target.where_key(1));
         let statements = &mut *self.statements;
-        Ok(role::as_owner(self.owner, || statements.run(&sql, key, &mut []))?.count > 0)
+        Ok(crate::identity::as_owner(self.owner, || statements.run(&sql, key, &mut []))?.count > 0)
     }
 
     fn insert(mut self) -> Result<(), Refusal> {

@@ -46,10 +46,10 @@ fn push(batches: &[u8]) -> Vec<u8> {
     let user = identity::asking_user();
     let writer = identity::writing_role();
     let request: PushRequest = envelope::decode(batches)
-        .unwrap_or_else(|e| raise(PgSqlErrorCode::ERRCODE_PROTOCOL_VIOLATION, format!("not a push request: {e}")));
+        .unwrap_or_else(|e| raise(PgSqlErrorCode::ERRCODE_INVALID_BINARY_REPRESENTATION, format!("not a push request: {e}")));
     registry::check(&request);
-    let owner = role::owner();
-    let reply = role::as_owner(owner, || answer(&request, user, writer, owner));
+    let owner = identity::owner();
+    let reply = identity::as_owner(owner, || answer(&request, user, writer, owner));
     envelope::encode(&reply)
         .unwrap_or_else(|e| raise(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, format!("the answer cannot be sent: {e}")))
 }

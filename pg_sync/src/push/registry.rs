@@ -181,7 +181,7 @@ pub fn check(request: &PushRequest) {
     let numbers: Vec<i64> = request.batches.iter().map(|b| b.id.number).collect();
     if numbers.iter().any(|&n| n < 1) || numbers.windows(2).any(|w| w[0] >= w[1]) {
         raise(
-            PgSqlErrorCode::ERRCODE_PROTOCOL_VIOLATION,
+            PgSqlErrorCode::ERRCODE_INVALID_BINARY_REPRESENTATION,
             "the batches of a push must be in order of their numbers, which begin at 1",
         );
     }

@@ -1,25 +1,8 @@
 //! Whose rights and whose settings a part of push runs with.
 #![allow(unsafe_code)]
 
-use crate::error::spi;
-use crate::render::pinned;
+use crate::identity::switched;
 use pgrx::pg_sys;
-use pgrx::prelude::*;
-
-/// The owner of the schema `sync`: catalog, op log and devices are read and written with its rights.
-pub fn owner() -> pg_sys::Oid {
-    let found = pinned(|| {
-        Spi::connect(|c| {
-            c.select("SELECT nspowner FROM pg_catalog.pg_namespace WHERE nspname = 'sync'", Some(1), &[])?.first().get_one()
-        })
-    });
-    spi("reading the owner of the schema sync", found).unwrap_or(pg_sys::Oid::INVALID)
-}
-
-/// Runs `f` with the rights of `owner`. An ERROR restores the user with the (sub)transaction.
-pub fn as_owner<R>(owner: pg_sys::Oid, f: impl FnOnce() -> R) -> R {
-    switched(owner, 0, f)
-}
 
 /// Runs `f` as the end user: policies, grants and triggers see what they would see if the user's session had written itself.
 ///
@@ -38,18 +21,6 @@ pub fn as_writer<R>(role: pg_sys::Oid, f: impl FnOnce() -> R) -> R {
 /// Runs `f` as the end user in a restricted operation: anything that would be deferred is an ERROR.
 pub fn closing<R>(role: pg_sys::Oid, f: impl FnOnce() -> R) -> R {
     switched(role, pg_sys::SECURITY_RESTRICTED_OPERATION, f)
-}
-
-fn switched<R>(role: pg_sys::Oid, flags: u32, f: impl FnOnce() -> R) -> R {
-    // SAFETY: the previous state is put back; on ERROR the (sub)transaction's abort does it.
-    unsafe {
-        let (mut user, mut security) = (pg_sys::InvalidOid, 0);
-        pg_sys::GetUserIdAndSecContext(&mut user, &mut security);
-        pg_sys::SetUserIdAndSecContext(role, security | (flags | pg_sys::SECURITY_LOCAL_USERID_CHANGE) as i32);
-        let result = f();
-        pg_sys::SetUserIdAndSecContext(user, security);
-        result
-    }
 }
 
 /// Whether `role` may read every column of a table, system columns included.

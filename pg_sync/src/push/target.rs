@@ -94,7 +94,7 @@ impl Target {
     pub fn read_key(&self, statements: &mut Statements, key: &[Value]) -> Result<Vec<Parameter>, Refusal> {
         if key.len() != self.table.key.len() {
             let message = format!("the key of table {} has {} columns, not {}", self.table.name, self.table.key.len(), key.len());
-            return Err(Refusal::new("08P01", message, &self.table.device_name));
+            return Err(Refusal::new("22P03", message, &self.table.device_name));
         }
         self.table.key.iter().zip(key).map(|(&column, value)| self.read(statements, column, value)).collect()
     }

@@ -150,7 +150,7 @@ fn what_is_no_push_request_is_an_error_that_changes_nothing() {
     let unordered = vec![phone.batch(vec![]), phone.batch(vec![])].into_iter().rev().collect();
     let encode = |batches| envelope::encode(&PushRequest { device: phone.device, batches }).expect("a request");
     for (bytes, code) in
-        [(b"hello".to_vec(), "08P01"), (vec![], "08P01"), (encode(too_many), "54000"), (encode(unordered), "08P01")]
+        [(b"hello".to_vec(), "22P03"), (vec![], "22P03"), (encode(too_many), "54000"), (encode(unordered), "22P03")]
     {
         let error = server_push(&mut server, &phone.user, &bytes).expect_err("an error");
         assert!(error.starts_with(code), "{error}");

@@ -302,11 +302,11 @@ fn changes_that_make_no_sense_are_rejected_by_name() {
     for (change, code) in [
         (unknown_table, "42P01"),
         (unknown_column, "42703"),
-        (no_key, "08P01"),
-        (twice.clone(), "08P01"),
-        (key_changed, "08P01"),
-        (other_key, "08P01"),
-        (uneven, "08P01"),
+        (no_key, "22P03"),
+        (twice.clone(), "22P03"),
+        (key_changed, "22P03"),
+        (other_key, "22P03"),
+        (uneven, "22P03"),
         (update("account", 1, &[("twice", int(20), int(5))]), ""),
     ] {
         let result = phone.one(&mut server, change.clone());

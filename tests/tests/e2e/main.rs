@@ -1,6 +1,7 @@
 //! End to end: one Postgres server with the extension, devices with theirs, and nothing between them but bytes.
 
 mod app;
+mod attacked;
 mod basics;
 mod crash;
 mod docs;

@@ -101,6 +101,10 @@ pub fn run(cluster: &Cluster, size: &Size, report: &mut Report) {
             report.line(&format!("{what}, {}", c.title), Unit::Times, Goal::None, rounds.ratio(c.title, "plain", figure));
         }
     }
+    for c in contenders.iter().filter(|c| !["plain", "pg_sync"].contains(&c.function)) {
+        let what = format!("apply, speed of pg_sync over {}", c.title);
+        report.line(&what, Unit::Times, Goal::None, rounds.ratio(c.title, "pg_sync", "apply"));
+    }
     let _ = std::fs::remove_dir_all(work);
 }
 

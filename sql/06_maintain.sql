@@ -33,6 +33,8 @@ BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         RAISE EXCEPTION 'sync.build needs READ COMMITTED' USING ERRCODE = 'invalid_transaction_state';
     END IF;
+    -- Before the statement's snapshot: one that waited here for a TRUNCATE would see the table empty and the log full.
+    EXECUTE format('LOCK TABLE %s IN ACCESS SHARE MODE', (SELECT e.relid FROM sync.entry e WHERE e.entry_id = build.entry));
     WITH claimed AS (
         SELECT e.entry_id FROM sync.entry e WHERE e.entry_id = build.entry AND e.state = 'building' FOR UPDATE SKIP LOCKED
     ), parts AS (
@@ -54,12 +56,16 @@ CREATE FUNCTION sync.build_small() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     small CONSTANT bigint := 64 * 1024 * 1024;
+    before CONSTANT text := current_setting('lock_timeout');
     e record;
 BEGIN
     FOR e IN SELECT entry_id, relid FROM sync.entry WHERE state = 'building' ORDER BY entry_id LOOP
         BEGIN
             IF (SELECT sum(pg_relation_size(p.relid)) FROM (SELECT e.relid UNION SELECT t.relid FROM pg_partition_tree(e.relid) t) p) <= small THEN
+                -- A push does not wait for somebody's ALTER TABLE.
+                PERFORM set_config('lock_timeout', '50', true);
                 PERFORM sync.build(e.entry_id);
+                PERFORM set_config('lock_timeout', before, true);
             END IF;
         EXCEPTION WHEN OTHERS THEN
             RAISE LOG 'pg_sync: sums of entry % are left to sync.maintain(): %', e.entry_id, SQLERRM;
@@ -79,6 +85,7 @@ BEGIN
     IF NOT pg_try_advisory_xact_lock('sync.horizon'::regclass::oid::bigint) THEN
         RETURN;
     END IF;
+    PERFORM sync.move_in();
     FOR e IN SELECT entry_id FROM sync.entry WHERE state = 'building' ORDER BY entry_id LOOP
         PERFORM sync.build(e);
     END LOOP;

@@ -90,6 +90,32 @@ CREATE FUNCTION sync.expression_sql(rel regclass, nodes text) RETURNS text[]
     LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'expression_sql_wrapper';
 COMMENT ON FUNCTION sync.expression_sql(regclass, text) IS 'Stored expressions as SQL, with the columns'' present names: the key''s, then the filter.';
 
+CREATE FUNCTION sync.expression_nodes(rel regclass, key text, filter text) RETURNS text
+    LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'expression_nodes_wrapper';
+COMMENT ON FUNCTION sync.expression_nodes(regclass, text, text) IS 'A key and a filter as Postgres reads them, by column number.';
+
+CREATE FUNCTION sync.home() RETURNS text
+    LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'home_wrapper';
+COMMENT ON FUNCTION sync.home() IS 'Names this database of this cluster: what was made under another name holds ids that mean something else here.';
+
+-- After pg_upgrade functions have other ids: everything that was read under the old ones is read again.
+CREATE FUNCTION sync.move_in() RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    rel regclass;
+BEGIN
+    FOR rel IN
+        SELECT t.relid FROM sync.synced_table t JOIN sync.captured c USING (relid)
+        WHERE c.definition::jsonb ->> 'home' <> sync.home()
+    LOOP
+        UPDATE sync.entry e SET nodes = sync.expression_nodes(rel, array_to_string(e.key, ', '), e.filter)
+        WHERE e.relid = rel;
+        PERFORM sync.table_changed(rel, forced => true);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION sync.move_in() IS 'Makes capture anew in a cluster that was upgraded; called by maintain.';
+
 CREATE FUNCTION sync.rename_expressions(rel regclass) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN

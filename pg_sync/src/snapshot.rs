@@ -185,6 +185,12 @@ fn fork_point(timeline: u32, ancestor: u32) -> Option<u64> {
     }
 }
 
+/// Names this database of this cluster.
+pub fn home() -> String {
+    // SAFETY: plain reads.
+    unsafe { format!("{}/{}", pg_sys::GetSystemIdentifier(), pg_sys::MyDatabaseId.to_u32()) }
+}
+
 /// Whether this transaction may be served: its own writes would count as seen, and a serializable one could fail later.
 pub fn refuse_unfit_transaction() {
     use crate::error::raise;

@@ -16,6 +16,8 @@ use sync_shared::message::EntryId;
 /// A relation's columns and the entries that its rows take part in.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Definition {
+    /// See [`home`].
+    pub home: String,
     /// The synced table's tag; a partition has its root's.
     pub table: Tag,
     /// In tag order.
@@ -103,6 +105,7 @@ fn capture_definition(relation: Oid, root: Oid) -> String {
     .unwrap_or_else(|e| error!("sync.capture_definition: {e}"));
     key.sort_unstable();
     let definition = Definition {
+        home: home(),
         table: Spi::connect(|c| {
             c.select("SELECT tag FROM sync.synced_table WHERE relid = $1", None, &[root.into()])?.first().get_one::<i64>()
         })
@@ -113,6 +116,24 @@ fn capture_definition(relation: Oid, root: Oid) -> String {
         entries,
     };
     serde_json::to_string(&definition).unwrap_or_else(|e| error!("sync.capture_definition: {e}"))
+}
+
+/// Names this database of this cluster. A trigger that came from elsewhere, in a dump, holds ids of functions and types that mean
+/// something else here.
+#[pg_extern(stable)]
+pub fn home() -> String {
+    crate::snapshot::home()
+}
+
+/// A key and a filter as Postgres reads them, for `sync.entry.nodes`.
+#[pg_extern(stable)]
+fn expression_nodes(relation: Oid, key: Option<String>, filter: Option<String>) -> String {
+    as_role(catalog::owner_of(relation), || {
+        let parse = |purpose, text: &String| Expressions::parse("", relation, purpose, text);
+        let key = key.as_ref().filter(|text| !text.is_empty()).map(|text| parse(Purpose::Key, text));
+        let filter = filter.as_ref().map(|text| parse(Purpose::Filter, text));
+        crate::expr::to_string(key.iter().chain(&filter))
+    })
 }
 
 impl Definition {

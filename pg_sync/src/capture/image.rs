@@ -12,6 +12,8 @@ pub struct Plan {
     /// The trigger's argument that this was made from.
     pub source: String,
     pub definition: Definition,
+    /// False for a trigger that came with a dump from another database: it does nothing.
+    pub is_at_home: bool,
     /// One per column, in tag order.
     renderers: Vec<Renderer>,
     entries: Vec<EntryPlan>,
@@ -29,7 +31,14 @@ struct EntryPlan {
 impl Plan {
     /// Reads a trigger's argument.
     pub fn new(source: &str) -> Result<Self, serde_json::Error> {
-        let definition: Definition = serde_json::from_str(source)?;
+        let mut definition: Definition = serde_json::from_str(source)?;
+        let is_at_home = definition.home == crate::snapshot::home();
+        if !is_at_home {
+            pgrx::warning!("pg_sync: a capture trigger comes from another database and does nothing: add its table to its rules again, or call sync.maintain() after pg_upgrade");
+            definition.columns.clear();
+            definition.key.clear();
+            definition.entries.clear();
+        }
         // SAFETY: a context of our own under TopMemoryContext; nodes and renderers are made inside it and die with it.
         unsafe {
             let memory =
@@ -55,7 +64,7 @@ impl Plan {
             let renderers = definition.renderers();
             pg_sys::MemoryContextSwitchTo(outer);
             let needs_pins = renderers.iter().chain(entries.iter().flat_map(|e| &e.key_renderers)).any(|r| r.needs_pins);
-            Ok(Plan { source: source.to_owned(), definition, renderers, entries, needs_pins, memory })
+            Ok(Plan { source: source.to_owned(), definition, is_at_home, renderers, entries, needs_pins, memory })
         }
     }
 

@@ -66,7 +66,9 @@ pub unsafe extern "C-unwind" fn sync_capture(fcinfo: pg_sys::FunctionCallInfo) -
             Some(plan) => plan,
             None => Plan::new(&source).unwrap_or_else(|e| error!("sync.capture(): the trigger's definition is damaged: {e}")),
         };
-        Plan::with_settings(plan.needs_pins(), || statement(trigger, &mut plan));
+        if plan.is_at_home {
+            Plan::with_settings(plan.needs_pins(), || statement(trigger, &mut plan));
+        }
         PLANS.with(|p| p.borrow_mut().insert((*relation).rd_id, plan));
         pg_sys::SetUserIdAndSecContext(user, security);
     }

@@ -88,6 +88,11 @@ BEGIN
     ELSIF NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = rel AND i.indisprimary) THEN
         RAISE EXCEPTION 'it has no primary key'
             USING ERRCODE = 'invalid_table_definition', HINT = format('ALTER TABLE %s ADD PRIMARY KEY (...)', rel);
+    ELSIF EXISTS (
+        SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = rel AND a.attnum = ANY ((i.indkey::smallint[])[0:i.indnkeyatts - 1])
+        WHERE i.indrelid = rel AND i.indisprimary AND a.atttypid IN ('real'::regtype, 'double precision'::regtype)) THEN
+        RAISE EXCEPTION 'its primary key is a floating-point number, which SQLite cannot keep exactly (NaN)'
+            USING ERRCODE = 'feature_not_supported', HINT = 'Use numeric, an integer or a uuid as the key.';
     ELSIF EXISTS (SELECT FROM pg_subscription_rel s WHERE s.srrelid = rel OR s.srrelid IN (SELECT p.relid FROM pg_partition_tree(rel) p)) THEN
         RAISE EXCEPTION 'it is fed by a logical-replication subscription, whose apply worker fires no statement triggers'
             USING ERRCODE = 'feature_not_supported', HINT = 'Sync it on the publishing server.';
@@ -232,14 +237,25 @@ CREATE FUNCTION sync.register_columns(rel regclass) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     refused record;
+    added record;
+    first_tag bigint;
 BEGIN
     DELETE FROM sync.synced_column s USING pg_attribute a
     WHERE s.relid = rel AND a.attrelid = rel AND a.attnum = s.attnum AND a.attisdropped;
-    INSERT INTO sync.synced_column (relid, attnum, tag)
-    SELECT rel, a.attnum, sync.tag(a.attname)
-    FROM pg_attribute a JOIN sync.synced_table t ON t.relid = rel
-    WHERE a.attrelid = rel AND a.attnum > 0 AND NOT a.attisdropped AND (t.columns IS NULL OR a.attname = ANY (t.columns))
-        AND NOT EXISTS (SELECT FROM sync.synced_column s WHERE s.relid = rel AND s.attnum = a.attnum);
+    FOR added IN
+        SELECT a.attnum, a.attname::text AS name
+        FROM pg_attribute a JOIN sync.synced_table t ON t.relid = rel
+        WHERE a.attrelid = rel AND a.attnum > 0 AND NOT a.attisdropped AND (t.columns IS NULL OR a.attname = ANY (t.columns))
+            AND NOT EXISTS (SELECT FROM sync.synced_column s WHERE s.relid = rel AND s.attnum = a.attnum)
+        ORDER BY a.attnum
+    LOOP
+        -- The name may have been another column's first name, before that was renamed.
+        first_tag := sync.tag(added.name);
+        IF EXISTS (SELECT FROM sync.synced_column s WHERE s.relid = rel AND s.tag = first_tag) THEN
+            first_tag := sync.tag(added.name || '/' || added.attnum);
+        END IF;
+        INSERT INTO sync.synced_column (relid, attnum, tag) VALUES (rel, added.attnum, first_tag);
+    END LOOP;
     SELECT a.attname, format_type(a.atttypid, a.atttypmod) AS type INTO refused
     FROM sync.synced_column s JOIN pg_attribute a ON a.attrelid = rel AND a.attnum = s.attnum
     WHERE s.relid = rel AND NOT sync.type_travels(a.atttypid) LIMIT 1;

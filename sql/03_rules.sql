@@ -256,6 +256,13 @@ BEGIN
         END IF;
         INSERT INTO sync.synced_column (relid, attnum, tag) VALUES (rel, added.attnum, first_tag);
     END LOOP;
+    SELECT min(a.attname::text) AS one, max(a.attname::text) AS other INTO refused
+    FROM sync.synced_column s JOIN pg_attribute a ON a.attrelid = rel AND a.attnum = s.attnum
+    WHERE s.relid = rel GROUP BY lower(a.attname::text) HAVING count(*) > 1 LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'table %: the columns "%" and "%" differ only in case, which SQLite does not tell apart', rel, refused.one, refused.other
+            USING ERRCODE = 'duplicate_column', HINT = 'Rename one of them, or name the columns to be sent: columns => ARRAY[...].';
+    END IF;
     SELECT a.attname, format_type(a.atttypid, a.atttypmod) AS type INTO refused
     FROM sync.synced_column s JOIN pg_attribute a ON a.attrelid = rel AND a.attnum = s.attnum
     WHERE s.relid = rel AND NOT sync.type_travels(a.atttypid) LIMIT 1;

@@ -32,6 +32,8 @@ pub fn edit_offline(ann: &Device, bob: &Device) {
          UPDATE messages SET body = 'Where shall we hike?' WHERE id = '{MESSAGE}';
          INSERT INTO messages (conversation_id, author_id, body) VALUES ('{CONVERSATION}', '{ann_id}', 'I vote for Bern.');"
     ));
+    // The later edit of the same text wins, so one of them is later.
+    std::thread::sleep(std::time::Duration::from_millis(20));
     bob.run(&format!(
         "UPDATE conversations SET topic = 'travel' WHERE id = '{CONVERSATION}';
          UPDATE messages SET body = 'Where shall we swim?' WHERE id = '{MESSAGE}';

@@ -79,7 +79,7 @@ fn check(schema: &Schema) -> Result<()> {
     let mut names = HashSet::new();
     let mut tags = HashSet::new();
     for table in &schema.tables {
-        let name = table.name.to_lowercase();
+        let name = table.name.to_ascii_lowercase();
         if name.is_empty() || name.contains('\0') || name.starts_with("sqlite_") || name.starts_with("sync_") {
             return Err(Error::plain(format!(
                 "the server's table {:?} cannot be made here: names beginning with sqlite_ and sync_ are reserved; rename it or leave it out of the rule",
@@ -108,7 +108,7 @@ fn check_columns(table: &Table) -> Result<()> {
         return Err(Error::damaged(format_args!("the columns of {:?} are not in the order of their tags", table.name)));
     }
     let mut names = HashSet::new();
-    if columns.iter().any(|c| c.name.is_empty() || c.name.contains('\0') || !names.insert(c.name.to_lowercase())) {
+    if columns.iter().any(|c| c.name.is_empty() || c.name.contains('\0') || !names.insert(c.name.to_ascii_lowercase())) {
         return Err(Error::damaged(format_args!("a column of {:?} has no name or one that is taken", table.name)));
     }
     let mut keys: Vec<_> = columns.iter().map(|c| c.key).filter(|k| *k > 0).collect();

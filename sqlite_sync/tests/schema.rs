@@ -149,6 +149,16 @@ fn names_that_are_taken_or_reserved_are_refused() {
 }
 
 #[test]
+fn names_that_sqlite_tells_apart_are_not_taken() {
+    let device = Device::new();
+    device.apply(&with(|s| s.tables[0].columns.extend([extra("é", 5), extra("É", 6)])));
+    device.run("INSERT INTO notes (id, é, É) VALUES ('k1', 'small', 'large')");
+    assert_eq!(device.text("SELECT é || ' ' || É FROM notes"), "small large");
+    let device = Device::new();
+    assert!(device.apply_bytes(&with(|s| s.tables[0].columns.push(extra("TITLE", 5))).bytes()).is_err());
+}
+
+#[test]
 fn names_are_never_sql() {
     let device = Device::new();
     let name = "a\"b'; DROP TABLE sync_meta; --\n\n{id} {moved}";

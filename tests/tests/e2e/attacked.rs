@@ -206,6 +206,36 @@ fn an_attribute_added_to_a_composite_type_reaches_devices() {
     }
 }
 
+#[test]
+fn a_column_may_take_a_name_that_another_one_had() {
+    let mut all = Everything::new(
+        "CREATE TABLE named (id int PRIMARY KEY, x text, y text);
+         INSERT INTO named SELECT i, 'x' || i, 'y' || i FROM generate_series(1, 10) i",
+        &["named"],
+    );
+    let query = "SELECT id, x, y FROM named";
+    all.check(
+        "ALTER TABLE named RENAME x TO z; ALTER TABLE named RENAME y TO x; ALTER TABLE named RENAME z TO y; UPDATE named SET x = 'new' WHERE id = 1",
+        query,
+    );
+    all.check("ALTER TABLE named RENAME x TO old; ALTER TABLE named ADD x text", "SELECT id, x, y, old FROM named");
+    all.check("UPDATE named SET x = 'added' WHERE id < 5", "SELECT id, x, y, old FROM named");
+    all.device.run("UPDATE named SET x = 'from the device', old = NULL WHERE id = 7");
+    all.check("SELECT 1", "SELECT id, x, y, old FROM named");
+    all.check("ALTER TABLE named DROP old; ALTER TABLE named ADD old text DEFAULT 'again'", "SELECT id, x, y, old FROM named");
+}
+
+#[test]
+fn columns_that_differ_only_in_case_block_no_other_table() {
+    let mut all = Everything::new(TASKS, &["task", "event"]);
+    all.db.run(r#"CREATE TABLE twins (id int PRIMARY KEY, z text, "Z" text)"#);
+    let error = all.db.try_run("SELECT sync.add_table('all', 'twins')").expect_err("a device cannot hold both");
+    assert!(error.contains("twins") && error.contains("case"), "{error}");
+    all.db.run(r#"ALTER TABLE task ADD "BODY" text; INSERT INTO task VALUES (100, 'a', 'b')"#);
+    all.check("INSERT INTO event VALUES (2, 1)", "SELECT * FROM event");
+    all.check(r#"ALTER TABLE task RENAME "BODY" TO other"#, "SELECT * FROM task");
+}
+
 // Capture triggers ---------------------------------------------------------------------------------------------------------
 
 const TASKS: &str = "
@@ -274,6 +304,22 @@ fn rows_written_after_a_capture_trigger_was_dropped_arrive() {
     );
     all.check("DELETE FROM task WHERE id > 5; TRUNCATE event", "SELECT * FROM task");
     assert_same(&all.device, &mut all.server, "SELECT * FROM event");
+}
+
+#[test]
+fn no_setting_of_a_session_hides_a_change_of_a_table() {
+    let mut all = Everything::new(TASKS, &["task"]);
+    for setting in ["sync.in_ddl = 'on'", "sync.in_ddl = 'true'", "session_replication_role = replica"] {
+        all.db.run(&format!("SET {setting}; ALTER TABLE task ALTER body TYPE text USING upper(body) || '!'"));
+        all.check("SELECT 1", "SELECT * FROM task");
+        all.db.run(&format!("SET {setting}; DROP TRIGGER sync_capture_update ON task; UPDATE task SET body = 'later ' || id"));
+        all.check("SELECT 1", "SELECT * FROM task");
+        all.db.run(&format!(
+            "SET {setting}; ALTER TABLE task DISABLE TRIGGER ALL; DELETE FROM task WHERE id = (SELECT max(id) FROM task)"
+        ));
+        all.check("SELECT 1", "SELECT * FROM task");
+        assert_captured(&mut all.server, "task");
+    }
 }
 
 #[test]

@@ -112,6 +112,9 @@ BEGIN
         PERFORM sync.check_kind(rel);
     EXCEPTION WHEN OTHERS THEN
         GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, words = MESSAGE_TEXT, remedy = PG_EXCEPTION_HINT;
+        IF remedy = '' THEN
+            RAISE EXCEPTION 'rule "%", table %: %', rule_name, rel, words USING ERRCODE = state;
+        END IF;
         RAISE EXCEPTION 'rule "%", table %: %', rule_name, rel, words USING ERRCODE = state, HINT = remedy;
     END;
     IF current_setting('transaction_isolation') <> 'read committed' THEN

@@ -506,6 +506,46 @@ fn a_bucket_lost_and_regained_between_two_pages_is_whole_before_its_sums_are_kno
     assert_same(&device, &mut server, "SELECT * FROM wide");
 }
 
+// Comparisons --------------------------------------------------------------------------------------------------------------
+
+/// Lets the day end after which a device compares everything with the server.
+fn a_day_later(device: &Device) {
+    device.run("UPDATE sync_meta SET value = value - 86400000000 WHERE name = 'verified_at'");
+}
+
+#[test]
+fn a_device_that_differs_is_mended_within_a_day() {
+    let mut all = Everything::new(TASKS, &["task", "event"]);
+    // As if the server had forgotten to tell, and as if the file had been damaged.
+    all.db.run("ALTER TABLE task DISABLE TRIGGER ALL");
+    all.device.run(
+        "UPDATE sync_guard SET applying = 1; UPDATE task SET body = 'damaged' WHERE id = 3; DELETE FROM task WHERE id = 4;
+         UPDATE sync_guard SET applying = 0",
+    );
+    all.device.sync(&mut all.server);
+    a_day_later(&all.device);
+    all.check("SELECT 1", "SELECT * FROM task");
+    all.check("INSERT INTO task VALUES (100, 'new')", "SELECT * FROM task");
+    // Nothing differs: nothing is sent.
+    a_day_later(&all.device);
+    let answers = all.device.pull(&mut all.server);
+    assert!(answers.len() > 1, "it did compare");
+    assert_eq!(answers.iter().map(|answer| answer.rows()).sum::<u64>(), 0);
+}
+
+#[test]
+fn a_table_dropped_from_a_rule_just_before_a_comparison_goes() {
+    let (db, mut server, device) = paged(
+        "SELECT sync.create_bucket('low'); SELECT sync.add_table('low', 'wide', filter => 'id <= 400');
+         SELECT sync.create_bucket('high'); SELECT sync.add_table('high', 'wide', filter => 'id > 400')",
+    );
+    a_day_later(&device);
+    db.run("SELECT sync.drop_table('low', 'wide')");
+    device.sync(&mut server);
+    assert_alike(&device, "SELECT * FROM wide", &mut server, "SELECT * FROM wide WHERE id > 400");
+    assert_verified(&device);
+}
+
 // Rights -------------------------------------------------------------------------------------------------------------------
 
 /// Runs statements one by one, whether they work or not.

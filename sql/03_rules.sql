@@ -243,6 +243,7 @@ DECLARE
     added record;
     first_tag bigint;
 BEGIN
+    PERFORM sync.remember_labels();
     DELETE FROM sync.synced_column s USING pg_attribute a
     WHERE s.relid = rel AND a.attrelid = rel AND a.attnum = s.attnum AND a.attisdropped;
     FOR added IN

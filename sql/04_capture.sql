@@ -37,7 +37,7 @@ BEGIN
             EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER sync_capture_%s', rel, event.name);
         END LOOP;
     END LOOP;
-    PERFORM set_config('sync.in_ddl', coalesce(was, ''), true);
+    PERFORM set_config('sync.in_ddl', coalesce(was, 'off'), true);
 END
 $$;
 COMMENT ON FUNCTION sync.install_capture(regclass) IS 'Creates or replaces the capture triggers of a table and its partitions.';
@@ -68,7 +68,7 @@ BEGIN
     LOOP
         EXECUTE format('DROP TRIGGER %I ON %s', t.tgname, t.rel);
     END LOOP;
-    PERFORM set_config('sync.in_ddl', coalesce(was, ''), true);
+    PERFORM set_config('sync.in_ddl', coalesce(was, 'off'), true);
 END
 $$;
 COMMENT ON FUNCTION sync.remove_capture_from(oid) IS 'Drops the capture triggers of one relation.';

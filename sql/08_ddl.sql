@@ -182,7 +182,8 @@ DECLARE
     rel regclass;
     type_id oid;
 BEGIN
-    IF current_setting('sync.in_ddl', true) = 'on' THEN
+    -- home() loads the library, which defines the setting as one that only a superuser can change.
+    IF sync.home() IS NOT NULL AND current_setting('sync.in_ddl', true) = 'on' THEN
         RETURN;
     END IF;
     FOR rel IN
@@ -224,7 +225,8 @@ CREATE FUNCTION sync.on_drop() RETURNS event_trigger
 DECLARE
     rel regclass;
 BEGIN
-    IF current_setting('sync.in_ddl', true) = 'on' THEN
+    -- home() loads the library, which defines the setting as one that only a superuser can change.
+    IF sync.home() IS NOT NULL AND current_setting('sync.in_ddl', true) = 'on' THEN
         RETURN;
     END IF;
     DELETE FROM sync.entry e USING pg_event_trigger_dropped_objects() d

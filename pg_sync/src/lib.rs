@@ -12,6 +12,9 @@
 //! Bytes from a client go decode -> decide -> write; every message type is in `sync_shared::message`.
 #![deny(unsafe_code)]
 
+use pgrx::prelude::*;
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
+
 mod calendar;
 mod capture;
 mod catalog;
@@ -27,3 +30,19 @@ mod snapshot;
 mod verify;
 
 ::pgrx::pg_module_magic!(name, version);
+
+/// On while the extension changes its own triggers, which its event triggers then leave alone.
+static IN_DDL: GucSetting<bool> = GucSetting::<bool>::new(false);
+
+/// Runs when a backend loads the library.
+#[pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    GucRegistry::define_bool_guc(
+        c"sync.in_ddl",
+        c"On while pg_sync changes its own triggers.",
+        c"Set by pg_sync itself; only a superuser can, since it hides changes from it.",
+        &IN_DDL,
+        GucContext::Suset,
+        GucFlags::NO_SHOW_ALL,
+    );
+}

@@ -43,6 +43,8 @@ pub struct Writer {
     estate: *mut pg_sys::EState,
     slots: Vec<*mut pg_sys::TupleTableSlot>,
     filled: usize,
+    /// The buckets of the filled slots.
+    buckets: Vec<BucketId>,
     bulk: pg_sys::BulkInsertState,
     memory: pg_sys::MemoryContext,
     xid: u64,
@@ -69,6 +71,7 @@ impl Writer {
                 estate,
                 slots: Vec::new(),
                 filled: 0,
+                buckets: Vec::new(),
                 bulk: if rows > 1 { pg_sys::GetBulkInsertState() } else { std::ptr::null_mut() },
                 memory,
                 // The top-level id: a subtransaction's would read as visible in a snapshot that lists only top ids: a hole.
@@ -96,6 +99,7 @@ impl Writer {
                 self.slots.push(pg_sys::MakeSingleTupleTableSlot((*self.log).rd_att, &pg_sys::TTSOpsHeapTuple));
             }
             let outer = pg_sys::MemoryContextSwitchTo(self.memory);
+            self.buckets.push(op.bucket);
             let mut bucket = op.bucket.0;
             let key: *mut pg_sys::varlena = pg_sys::palloc(pg_sys::VARHDRSZ + op.key.len()).cast();
             pgrx::set_varsize_4b(key, (pg_sys::VARHDRSZ + op.key.len()) as i32);
@@ -135,7 +139,10 @@ impl Writer {
                 }
                 n => pg_sys::heap_multi_insert(self.log, self.slots.as_mut_ptr(), n as i32, command, 0, self.bulk),
             }
-            for &slot in &self.slots[..self.filled] {
+            // In the index's order, so that one bucket's entries go to one page after the other: owners arrive interleaved.
+            let mut order: Vec<usize> = (0..self.filled).collect();
+            order.sort_by_key(|&i| self.buckets[i]);
+            for slot in order.into_iter().map(|i| self.slots[i]) {
                 pg_sys::ExecInsertIndexTuples(
                     self.target,
                     slot,
@@ -150,6 +157,7 @@ impl Writer {
             pg_sys::MemoryContextReset(self.memory);
         }
         self.filled = 0;
+        self.buckets.clear();
     }
 
     /// Writes what is left and releases everything.

@@ -309,16 +309,26 @@ fn rows_written_after_a_capture_trigger_was_dropped_arrive() {
 #[test]
 fn no_setting_of_a_session_hides_a_change_of_a_table() {
     let mut all = Everything::new(TASKS, &["task"]);
-    for setting in ["sync.in_ddl = 'on'", "sync.in_ddl = 'true'", "session_replication_role = replica"] {
-        all.db.run(&format!("SET {setting}; ALTER TABLE task ALTER body TYPE text USING upper(body) || '!'"));
-        all.check("SELECT 1", "SELECT * FROM task");
-        all.db.run(&format!("SET {setting}; DROP TRIGGER sync_capture_update ON task; UPDATE task SET body = 'later ' || id"));
-        all.check("SELECT 1", "SELECT * FROM task");
-        all.db.run(&format!(
-            "SET {setting}; ALTER TABLE task DISABLE TRIGGER ALL; DELETE FROM task WHERE id = (SELECT max(id) FROM task)"
-        ));
-        all.check("SELECT 1", "SELECT * FROM task");
-        assert_captured(&mut all.server, "task");
+    let owner = format!("owner_{}_{}", all.db.name(), std::process::id());
+    all.db.run(&format!("CREATE ROLE {owner} LOGIN; ALTER TABLE task OWNER TO {owner}"));
+    for (who, setting) in [
+        (owner.as_str(), "sync.in_ddl = 'on'"),
+        (&owner, "sync.in_ddl TO true"),
+        ("postgres", "session_replication_role = replica"),
+    ] {
+        for change in [
+            "ALTER TABLE task ALTER body TYPE text USING upper(body) || '!'",
+            "DROP TRIGGER sync_capture_update ON task; UPDATE task SET body = 'later ' || id",
+            "ALTER TABLE task DISABLE TRIGGER USER; DELETE FROM task WHERE id = (SELECT max(id) FROM task)",
+            "ALTER TABLE task ENABLE TRIGGER USER; INSERT INTO task SELECT max(id) + 1, 'new' FROM task",
+        ] {
+            // A session of its own, which has not loaded the extension's library yet.
+            let mut client = all.db.connect_as(who);
+            let _ = client.batch_execute(&format!("SET {setting}"));
+            client.batch_execute(change).unwrap_or_else(|e| panic!("{}\nin: {change}", sync_tests::cluster::describe(&e)));
+            all.check("SELECT 1", "SELECT * FROM task");
+            assert_captured(&mut all.server, "task");
+        }
     }
 }
 

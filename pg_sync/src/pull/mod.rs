@@ -211,7 +211,10 @@ impl Server {
         });
         let mut cursor = Cursor::empty(self.lineage.clone());
         cursor.advance(ALL, &self.now);
-        cursor.entries = self.entries().map(|(id, _)| id).collect();
+        // Those that the device names and that are no more are listed too: the next pass reports them gone.
+        let named: HashSet<EntryId> = self.entries().map(|(id, _)| id).chain(theirs.keys().map(|(_, entry)| *entry)).collect();
+        cursor.entries = named.into_iter().collect();
+        cursor.entries.sort_unstable();
         Notice {
             kind: NoticeKind::Verified,
             message: "the sums of all buckets were compared".into(),

@@ -204,7 +204,15 @@ fn device_table(table: &SyncedTable) -> message::Table {
             literal,
         }
     });
-    message::Table { name: table.device_name.clone(), tag: table.tag, columns: columns.collect(), indexes: indexes(table) }
+    message::Table {
+        name: table.device_name.clone(),
+        tag: table.tag,
+        columns: columns.collect(),
+        indexes: indexes(table),
+        mode: message::TableMode::ReadWrite,
+        references: Vec::new(),
+        key_from_sequence: false,
+    }
 }
 
 /// Defaults that a device can compute to the same effect; any other is left to the server.

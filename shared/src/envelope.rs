@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn a_message_comes_back_and_one_with_bytes_behind_it_does_not() {
-        let message = PushRequest { device: uuid::Uuid::from_bytes([7; 16]), batches: vec![] };
+        let message = PushRequest { device: uuid::Uuid::from_bytes([7; 16]), batches: vec![], wants: vec![] };
         let mut bytes = encode(&message).unwrap();
         assert_eq!(decode::<PushRequest>(&bytes).unwrap(), message);
         bytes.push(0);
@@ -155,14 +155,14 @@ mod tests {
     #[test]
     fn what_compresses_too_well_to_be_believed_still_arrives() {
         let id = crate::message::BatchId { number: 1, random: crate::message::BatchRandom::new([1; 16]) };
-        let batch = crate::message::Batch { id, edited: 0, user: "é1".repeat(1_500_000), changes: vec![] };
-        let message = PushRequest { device: uuid::Uuid::from_bytes([7; 16]), batches: vec![batch] };
+        let batch = crate::message::Batch { id, edited: 0, user: "é1".repeat(1_500_000), changes: vec![], note: String::new() };
+        let message = PushRequest { device: uuid::Uuid::from_bytes([7; 16]), batches: vec![batch], wants: vec![] };
         assert_eq!(decode::<PushRequest>(&encode(&message).unwrap()).unwrap(), message);
     }
 
     #[test]
     fn a_body_that_claims_to_be_huge_is_refused_before_it_is_unpacked() {
-        let message = PushRequest { device: uuid::Uuid::from_bytes([7; 16]), batches: vec![] };
+        let message = PushRequest { device: uuid::Uuid::from_bytes([7; 16]), batches: vec![], wants: vec![] };
         let mut bytes = encode(&message).unwrap();
         bytes[4] = CODEC_ZSTD;
         bytes[5..9].copy_from_slice(&u32::MAX.to_be_bytes());

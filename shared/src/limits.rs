@@ -20,6 +20,10 @@ pub const BATCHES_PER_PUSH: usize = 50;
 pub const BATCH_BYTES: usize = 64 << 20;
 /// Bytes of batches in one push, unless a single one is larger.
 pub const PUSH_BYTES: usize = 8 << 20;
+/// Numbers for keys that one request may lease for one table.
+pub const KEYS_PER_LEASE: u32 = 100_000;
+/// Bytes of the application's note about one transaction.
+pub const NOTE_BYTES: usize = 64 << 10;
 /// Columns of one table. SQLite's own default limit is 2,000, Postgres's 1,600.
 pub const COLUMNS: usize = 1_600;
 /// Bytes of one page before compression, unless a single row is larger.

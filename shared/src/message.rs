@@ -13,7 +13,7 @@ use uuid::Uuid;
 macro_rules! coded {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $code:literal,)+ }) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
         #[serde(into = "u8", try_from = "u8")]
         #[repr(u8)]
         pub enum $name { $($(#[$vdoc])* $variant = $code,)+ }
@@ -182,6 +182,24 @@ pub struct Table {
     pub columns: Vec<Column>,
     /// Plain indexes: positions in `columns`.
     pub indexes: Vec<Vec<u16>>,
+    /// What the application on a device may do with it.
+    #[serde(default)]
+    pub mode: TableMode,
+    /// Foreign keys to other tables of the schema: never enforced on the device, but what a batch depends on.
+    #[serde(default)]
+    pub references: Vec<Reference>,
+    /// Its key is a single integer that the server takes from a sequence: a device uses leased ones (see [`KeyLease`]).
+    #[serde(default)]
+    pub key_from_sequence: bool,
+}
+
+/// A foreign key.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Reference {
+    /// Positions in the table's `columns`.
+    pub columns: Vec<u16>,
+    /// The other table's tag. The columns there are its primary key, in key order.
+    pub table: Tag,
 }
 
 /// A column on the device.
@@ -207,6 +225,20 @@ pub struct Column {
     pub default: ColumnDefault,
     /// For [`ColumnDefault::Literal`].
     pub literal: Value,
+}
+
+coded! {
+    /// What the application on a device may do with a table.
+    #[derive(Default)]
+    TableMode {
+        /// Everything.
+        #[default]
+        ReadWrite = 0,
+        /// Only read it: reference data.
+        ReadOnly = 1,
+        /// Insert rows, but neither change nor delete them: telemetry, audit.
+        InsertOnly = 2,
+    }
 }
 
 coded! {
@@ -276,6 +308,31 @@ pub struct PushRequest {
     pub device: Uuid,
     /// In order of their numbers, at most [`crate::limits::BATCHES_PER_PUSH`]. None only registers and renews the lease.
     pub batches: Vec<Batch>,
+    /// Numbers that the device wants for keys of rows that it will insert.
+    #[serde(default)]
+    pub wants: Vec<KeyWant>,
+}
+
+/// So many numbers from the sequence of a table's key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyWant {
+    /// The table's tag; see [`Table::key_from_sequence`].
+    pub table: Tag,
+    /// How many, at most [`crate::limits::KEYS_PER_LEASE`].
+    pub count: u32,
+}
+
+/// Numbers that the server will give to nobody else: `first`, `first + step`, ... `count` of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyLease {
+    /// The table's tag.
+    pub table: Tag,
+    /// The first number.
+    pub first: i64,
+    /// The distance between two; never 0.
+    pub step: i64,
+    /// How many.
+    pub count: u32,
 }
 
 /// Names a batch.
@@ -298,6 +355,9 @@ pub struct Batch {
     pub user: String,
     /// Each key at most once, in the order in which the keys were first touched.
     pub changes: Vec<Change>,
+    /// The application's own JSON about this transaction; empty for none.
+    #[serde(default)]
+    pub note: String,
 }
 
 /// What a batch does to one row.
@@ -345,6 +405,9 @@ pub struct PushReply {
     pub user: String,
     /// One for each batch that was looked at, in order.
     pub results: Vec<BatchResult>,
+    /// Numbers for keys that the device asked for.
+    #[serde(default)]
+    pub leases: Vec<KeyLease>,
 }
 
 coded! {
@@ -357,8 +420,10 @@ coded! {
         Fork = 2,
         /// Batches are missing: send from `last` + 1.
         Gap = 3,
-        /// The device may not sync (any more).
+        /// The device belongs to another user.
         Refused = 4,
+        /// The device was revoked: it may not sync any longer.
+        Revoked = 5,
     }
 }
 
@@ -414,6 +479,9 @@ pub struct Conflict {
     pub result: Value,
     /// In plain words.
     pub reason: String,
+    /// The policy that decided: its name as `sync.set_policy` takes it; `constraint` for rows that a constraint kept out.
+    #[serde(default)]
+    pub policy: String,
 }
 
 impl Message for PullRequest {

@@ -83,6 +83,9 @@ fn deltas() {
             tag: hash::tag("public.t"),
             columns: vec![column("id", Affinity::Integer, 1)],
             indexes: vec![vec![0]],
+            mode: TableMode::InsertOnly,
+            references: vec![Reference { columns: vec![0], table: hash::tag("public.other") }],
+            key_from_sequence: true,
         }],
     };
     let values = [Value::Integer(1), Value::Null, Value::Real(0.5), Value::Text("é".into()), Value::Blob(vec![0, 255])];
@@ -154,8 +157,15 @@ fn pushes() {
         change(ChangeKind::Update, vec![2], vec![old.clone()], vec![new.clone()]),
         change(ChangeKind::Delete, vec![1, 2], vec![Value::Integer(1), old.clone()], vec![]),
     ];
-    let batch = Batch { id: batch_id(), edited: 1_700_000_000_000_000, user: "ann".into(), changes };
-    check("push_request", &PushRequest { device: device(), batches: vec![batch] });
+    let batch = Batch { id: batch_id(), edited: 1_700_000_000_000_000, user: "ann".into(), changes, note: "{}".into() };
+    check(
+        "push_request",
+        &PushRequest {
+            device: device(),
+            batches: vec![batch],
+            wants: vec![KeyWant { table: hash::tag("public.t"), count: 100 }],
+        },
+    );
     let conflict = Conflict {
         table: hash::tag("public.t"),
         key: vec![Value::Integer(1)],
@@ -165,6 +175,7 @@ fn pushes() {
         mine: new.clone(),
         result: new,
         reason: "later".into(),
+        policy: "merge".into(),
     };
     let result = BatchResult {
         id: batch_id(),
@@ -180,6 +191,7 @@ fn pushes() {
         last: Some(batch_id()),
         user: "ann".into(),
         results: vec![result],
+        leases: vec![KeyLease { table: hash::tag("public.t"), first: 101, step: 1, count: 100 }],
     };
     check("push_reply", &reply);
 }

@@ -164,9 +164,10 @@ pub fn next_push(db: Db<'_>) -> Result<Option<Vec<u8>>> {
             edited,
             user,
             changes: changes_of(db, id)?,
+            note: String::new(),
         });
     }
-    Ok(Some(envelope::encode(&PushRequest { device: meta::device(db)?, batches })?))
+    Ok(Some(envelope::encode(&PushRequest { device: meta::device(db)?, batches, wants: Vec::new() })?))
 }
 
 /// Whether an empty push is due: once for a device that has published but is not known to the server, and once a day.
@@ -203,7 +204,7 @@ pub fn answered(store: &mut Store<'_>, reply: &PushReply, verdicts: &mut [i64; 5
         PushState::Taken => {}
         PushState::Fork => renumber(db)?,
         PushState::Gap => gap(db, reply.last.map_or(0, |l| l.number))?,
-        PushState::Refused => meta::set_number(db, "deferred", 1)?,
+        PushState::Refused | PushState::Revoked => meta::set_number(db, "deferred", 1)?,
     }
     progress |= db.number("SELECT count(*) FROM main.sync_batch WHERE state = 0 AND number IS NOT NULL", &[])? == 0;
     let stalls = if progress { 0 } else { meta::number(db, "stalls")? + 1 };

@@ -227,6 +227,7 @@ fn conflicts_are_kept() {
         mine: Value::Text("mine".into()),
         result: Value::Text("theirs".into()),
         reason: "later".into(),
+        policy: "merge".into(),
     });
     device.apply_message(&answer);
     assert_eq!(

@@ -204,6 +204,7 @@ impl<'r> Row<'r> {
                             mine: wish.mine.clone(),
                             result: if mine { wish.mine.clone() } else { theirs },
                             reason,
+                            policy: "merge".into(),
                         });
                         mine
                     }

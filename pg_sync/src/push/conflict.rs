@@ -70,6 +70,7 @@ pub fn whole_row(target: &Target, change: &Change, columns: &[usize], base: &[Va
         mine: Value::Null,
         result: object(theirs),
         reason: UPDATE_WINS.into(),
+        policy: "merge".into(),
     }
 }
 

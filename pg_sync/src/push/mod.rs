@@ -55,8 +55,14 @@ fn push(batches: &[u8]) -> Vec<u8> {
 }
 
 fn answer(request: &PushRequest, user: String, writer: Oid, owner: Oid) -> PushReply {
-    let reply =
-        |state, message: &str, last, results| PushReply { state, message: message.into(), last, user: user.clone(), results };
+    let reply = |state, message: &str, last, results| PushReply {
+        state,
+        message: message.into(),
+        last,
+        user: user.clone(),
+        results,
+        leases: Vec::new(),
+    };
     if role::read_only() {
         let later = Refusal::new("25006", "this server cannot be written to now: send again later, or to another one", "");
         let results = request.batches.iter().map(|b| registry::result(b.id, Verdict::Later, later.clone())).collect();
@@ -64,7 +70,7 @@ fn answer(request: &PushRequest, user: String, writer: Oid, owner: Oid) -> PushR
     }
     let (device, known) = pinned(|| (registry::lock(request.device, &user), registry::known(request)));
     if device.revoked {
-        return reply(PushState::Refused, "this device was revoked: it may not sync any longer", device.last, Vec::new());
+        return reply(PushState::Revoked, "this device was revoked: it may not sync any longer", device.last, Vec::new());
     }
     if device.user != user {
         let foreign = request.batches.iter().filter(|b| !b.user.is_empty() && b.user != user);

@@ -161,12 +161,19 @@ pub fn remember(device: &Device, last: Option<BatchId>, records: &[Record<'_>]) 
 
 /// The whole batch as it was sent.
 fn content(device: Uuid, batch: &Batch) -> Option<Vec<u8>> {
-    envelope::encode(&PushRequest { device, batches: vec![batch.clone()] }).ok()
+    envelope::encode(&PushRequest { device, batches: vec![batch.clone()], wants: Vec::new() }).ok()
 }
 
 fn answer(result: &BatchResult) -> Option<Vec<u8>> {
     let results = vec![result.clone()];
-    let reply = PushReply { state: PushState::Taken, message: String::new(), last: None, user: String::new(), results };
+    let reply = PushReply {
+        state: PushState::Taken,
+        message: String::new(),
+        last: None,
+        user: String::new(),
+        results,
+        leases: Vec::new(),
+    };
     envelope::encode(&reply).ok()
 }
 

@@ -175,7 +175,15 @@ fn column(name: &str, affinity: Affinity, position: u16, key: u16) -> Column {
 pub fn table(name: &str, columns: Vec<Column>) -> Table {
     let mut columns = columns;
     columns.sort_by_key(|c| c.tag);
-    Table { name: name.into(), tag: hash::tag(&format!("public.{name}")), columns, indexes: vec![] }
+    Table {
+        name: name.into(),
+        tag: hash::tag(&format!("public.{name}")),
+        columns,
+        indexes: vec![],
+        mode: TableMode::ReadWrite,
+        references: vec![],
+        key_from_sequence: false,
+    }
 }
 
 /// notes(id text key, title text, body text, rank integer), numbers(id integer key, x real), pairs(a text, b integer, note text).
@@ -355,11 +363,12 @@ pub fn reply(batches: &[Batch], verdict: Verdict) -> PushReply {
         last: batches.last().map(|b| b.id),
         user: "anna".into(),
         results: batches.iter().map(result).collect(),
+        leases: vec![],
     }
 }
 
 pub fn state_reply(state: PushState, last: Option<BatchId>) -> PushReply {
-    PushReply { state, message: "why".into(), last, user: "anna".into(), results: vec![] }
+    PushReply { state, message: "why".into(), last, user: "anna".into(), results: vec![], leases: vec![] }
 }
 
 pub fn notice(kind: NoticeKind, keep: Vec<BucketId>) -> Notice {

@@ -79,11 +79,11 @@ impl Phone {
     pub fn batch(&mut self, changes: Vec<Change>) -> Batch {
         self.number += 1;
         let id = BatchId { number: self.number, random: BatchRandom::new(Uuid::new_v4().into_bytes()) };
-        Batch { id, edited: self.clock.unwrap_or_else(now), user: self.user.id.clone(), changes }
+        Batch { id, edited: self.clock.unwrap_or_else(now), user: self.user.id.clone(), changes, note: String::new() }
     }
 
     pub fn push(&self, server: &mut Client, batches: Vec<Batch>) -> PushReply {
-        let request = envelope::encode(&PushRequest { device: self.device, batches }).expect("a request");
+        let request = envelope::encode(&PushRequest { device: self.device, batches, wants: vec![] }).expect("a request");
         let reply = server_push(server, &self.user, &request).expect("sync.push answers");
         envelope::decode(&reply).expect("a reply")
     }

@@ -276,8 +276,11 @@ fn a_cancelled_push_is_an_error_and_no_verdict() {
         std::thread::sleep(std::time::Duration::from_millis(500));
         cancel.cancel_query(postgres::NoTls).expect("a cancel request");
     });
-    let request =
-        sync_shared::envelope::encode(&sync_shared::message::PushRequest { device: phone.device, batches: batches.clone() });
+    let request = sync_shared::envelope::encode(&sync_shared::message::PushRequest {
+        device: phone.device,
+        batches: batches.clone(),
+        wants: vec![],
+    });
     let error = sync_tests::device::server_push(&mut server, &phone.user, &request.expect("a request")).expect_err("an error");
     thread.join().expect("the thread ends");
     assert!(error.starts_with("57014"), "{error}");

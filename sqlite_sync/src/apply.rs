@@ -1,15 +1,19 @@
 //! `apply_delta`: whatever the server answered, in one transaction.
 
+use crate::answer;
 use crate::batch;
 use crate::boundary;
 use crate::error::{Error, Result};
+use crate::file;
 use crate::host::Db;
 use crate::meta;
 use crate::publish::{self, Publish};
+use crate::records;
 use crate::schema;
 use crate::seal;
 use crate::store::{while_applying, Store};
 use crate::sums;
+use crate::transaction::transaction;
 use serde_json::json;
 use sync_shared::envelope::{self, Kind};
 use sync_shared::message::{Delta, Notice, NoticeKind, PushReply, PushState};
@@ -55,8 +59,8 @@ pub fn apply_delta(db: Db<'_>, bytes: &[u8]) -> Result<String> {
 }
 
 fn message(db: Db<'_>, kind: Kind, bytes: &[u8]) -> Result<Report> {
-    if !meta::present(db)? {
-        meta::create(db)?;
+    if !file::present(db)? {
+        file::create(db)?;
     }
     let mut store = Store::open(db)?;
     seal::seal(&mut store)?;
@@ -68,32 +72,11 @@ fn message(db: Db<'_>, kind: Kind, bytes: &[u8]) -> Result<Report> {
     }
 }
 
-/// Runs `body` in one transaction, or in a savepoint of the application's; on an error everything is undone.
-pub fn transaction<T>(db: Db<'_>, body: impl FnOnce() -> Result<T>) -> Result<T> {
-    let own = db.autocommit();
-    // IMMEDIATE: a deferred one may find, halfway through, that somebody else has written.
-    let (begin, commit, undo) = if own {
-        ("BEGIN IMMEDIATE", "COMMIT", "ROLLBACK")
-    } else {
-        ("SAVEPOINT sync_call", "RELEASE sync_call", "ROLLBACK TO sync_call")
-    };
-    db.run(begin, &[])?;
-    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).unwrap_or_else(|_| Err(Error::panicked()));
-    let outcome = outcome.and_then(|value| db.run(commit, &[]).map(|()| value));
-    if outcome.is_err() && !(own && db.autocommit()) {
-        // A failing rollback leaves nothing better to do; the first error says why.
-        let _ = db.run(undo, &[]);
-        if !own {
-            let _ = db.run(commit, &[]);
-        }
-    }
-    outcome
-}
-
 fn delta(store: Store<'_>, bytes: &[u8]) -> Result<Report> {
     let db = store.db;
     let delta: Delta = envelope::decode(bytes)?;
     batch::signed_in(db, &delta.user)?;
+    answer::pulled(db)?;
     meta::set_number(db, "need_held", 0)?;
     if delta.publish.is_some() {
         db.run("DELETE FROM main.sync_meta WHERE name = 'trigger_problem'", &[])?;
@@ -198,13 +181,14 @@ fn publish_all(store: &mut Store<'_>, delta: &Delta) -> Result<(Vec<String>, i64
         meta::set_number(db, "verified_at", meta::now())?;
     }
     batch::expire(db)?;
+    records::expire(db)?;
     schema::drop_retired(db)?;
     Ok((tables, rows, refetch || sums::due(db)?))
 }
 
 fn push_reply(mut store: Store<'_>, reply: &PushReply) -> Result<Report> {
     let mut verdicts = [0; 5];
-    while_applying(&mut store, |store| batch::answered(store, reply, &mut verdicts))?;
+    while_applying(&mut store, |store| answer::answered(store, reply, &mut verdicts))?;
     let note =
         if reply.state == PushState::Taken && reply.message.is_empty() { ValueRef::Null } else { ValueRef::Text(&reply.message) };
     meta::set(store.db, "notice", note)?;

@@ -5,13 +5,13 @@
 
 use crate::error::{Error, Result};
 use crate::host::Db;
+use crate::json;
 use crate::meta;
-use crate::store::{pack_change, unpack_change, Store};
+use crate::store::{pack_change, unpack_change};
 use crate::table::{Key, TableInfo};
 use serde_bytes::ByteArray;
-use serde_json::json;
-use sync_shared::message::{Batch, BatchId, BatchResult, Change, ChangeKind, PushReply, PushRequest, PushState, Verdict};
-use sync_shared::{envelope, limits, Value, ValueRef};
+use sync_shared::message::{Batch, BatchId, Change, PushRequest};
+use sync_shared::{envelope, limits, ValueRef};
 use uuid::Uuid;
 
 // States of a batch, as sql/tables.sql lists them. 2 is confirmed, 3 rejected.
@@ -21,8 +21,6 @@ pub const HELD: i64 = 4;
 
 /// Bytes of a batch on the wire beside its changes, at most.
 const BATCH_FRAME: usize = 512;
-/// Answers without progress in a row, after which the device waits for the next pull.
-const STALLS: i64 = 3;
 /// After this long without a push an empty one renews the lease, in microseconds.
 const RENEW_MICROS: i64 = 24 * 3600 * 1_000_000;
 
@@ -55,8 +53,9 @@ pub fn keep(db: Db<'_>, infos: &[TableInfo], changes: Vec<(i64, Change)>, edited
     Ok(false)
 }
 
-fn reject(db: Db<'_>, infos: &[TableInfo], id: i64, code: &str, message: &str, subject: &str) -> Result<()> {
-    let json = as_json(infos, &changes_of(db, id)?).to_string();
+/// Keeps a batch as a record: it will not be sent, and what it did is no longer shown.
+pub fn reject(db: Db<'_>, infos: &[TableInfo], id: i64, code: &str, message: &str, subject: &str) -> Result<()> {
+    let json = json::of_changes(infos, &changes_of(db, id)?).to_string();
     db.run(
         "UPDATE main.sync_batch SET state = 3, replay = 0, verdict = 'rejected', code = ?2, message = ?3, subject = ?4, at = ?5, json = ?6 WHERE id = ?1",
         &[
@@ -70,43 +69,11 @@ fn reject(db: Db<'_>, infos: &[TableInfo], id: i64, code: &str, message: &str, s
     )
 }
 
-fn changes_of(db: Db<'_>, id: i64) -> Result<Vec<Change>> {
+/// What a batch does, in the order in which its rows were first touched.
+pub fn changes_of(db: Db<'_>, id: i64) -> Result<Vec<Change>> {
     db.all("SELECT body FROM main.sync_change WHERE batch = ?1 ORDER BY id", &[ValueRef::Integer(id)], |row| {
         unpack_change(&row.blob(0))
     })
-}
-
-/// A value as people read it; bytes in hexadecimal.
-pub fn json_value(value: &Value) -> serde_json::Value {
-    match value {
-        Value::Null => serde_json::Value::Null,
-        Value::Integer(i) => json!(i),
-        Value::Real(r) => json!(r),
-        Value::Text(t) => json!(t),
-        Value::Blob(b) => json!({ "hex": b.iter().map(|b| format!("{b:02x}")).collect::<String>() }),
-    }
-}
-
-fn as_json(infos: &[TableInfo], changes: &[Change]) -> serde_json::Value {
-    let one = |change: &Change| {
-        let info = infos.iter().find(|t| t.table.tag == change.table);
-        let name = |tag: &u32| {
-            let column = info.and_then(|t| t.position(*tag).map(|p| t.table.columns[p].name.clone()));
-            column.unwrap_or_else(|| tag.to_string())
-        };
-        let row = |values: &[Value]| {
-            let pairs = change.columns.iter().zip(values).map(|(tag, value)| (name(tag), json_value(value)));
-            pairs.collect::<serde_json::Map<_, _>>()
-        };
-        json!({
-            "table": info.map_or_else(|| change.table.to_string(), |t| t.table.name.clone()),
-            "kind": match change.kind { ChangeKind::Insert => "insert", ChangeKind::Update => "update", ChangeKind::Delete => "delete" },
-            "key": change.key.iter().map(json_value).collect::<Vec<_>>(),
-            "old": row(&change.old),
-            "new": row(&change.new),
-        })
-    };
-    changes.iter().map(one).collect()
 }
 
 /// The next push, or None when nothing may be sent now.
@@ -183,113 +150,10 @@ fn registers(db: Db<'_>) -> Result<bool> {
 }
 
 /// Numbers above `last` that the server does not have are free again.
-fn take_back(db: Db<'_>, last: i64) -> Result<()> {
+pub fn take_back(db: Db<'_>, last: i64) -> Result<()> {
     db.run("UPDATE main.sync_batch SET number = NULL WHERE state IN (0, 4) AND number > ?1", &[ValueRef::Integer(last)])?;
     let highest = db.number("SELECT coalesce(max(number), 0) FROM main.sync_batch", &[])?;
     meta::set_number(db, "last_number", last.max(highest))
-}
-
-/// The server's answer to a push.
-pub fn answered(store: &mut Store<'_>, reply: &PushReply, verdicts: &mut [i64; 5]) -> Result<()> {
-    let db = store.db;
-    signed_in(db, &reply.user)?;
-    let mut progress = false;
-    // Also beside a gap or a refusal: what was looked at before has its verdict.
-    for result in &reply.results {
-        progress |= one_answer(store, reply, result, verdicts)?;
-    }
-    match reply.state {
-        // With a message all is not well: a server that only reads has registered nobody.
-        PushState::Taken if reply.message.is_empty() => meta::set_number(db, "pushed_at", meta::now())?,
-        PushState::Taken => {}
-        PushState::Fork => renumber(db)?,
-        PushState::Gap => gap(db, reply.last.map_or(0, |l| l.number))?,
-        PushState::Refused | PushState::Revoked => meta::set_number(db, "deferred", 1)?,
-    }
-    progress |= db.number("SELECT count(*) FROM main.sync_batch WHERE state = 0 AND number IS NOT NULL", &[])? == 0;
-    let stalls = if progress { 0 } else { meta::number(db, "stalls")? + 1 };
-    meta::set_number(db, "stalls", stalls)?;
-    if stalls >= STALLS || (reply.state == PushState::Taken && !progress) {
-        meta::set_number(db, "deferred", 1)?;
-    }
-    Ok(())
-}
-
-fn one_answer(store: &mut Store<'_>, reply: &PushReply, result: &BatchResult, verdicts: &mut [i64; 5]) -> Result<bool> {
-    let db = store.db;
-    verdicts[usize::from(u8::from(result.verdict)) - 1] += 1;
-    let random = result.id.random.into_array();
-    let Some(id) =
-        db.first("SELECT id FROM main.sync_batch WHERE random = ?1 AND state = 0", &[ValueRef::Blob(&random)], |r| {
-            Ok(r.integer(0))
-        })?
-    else {
-        return Ok(false);
-    };
-    let note = |state: i64, verdict: &str| {
-        db.run(
-            "UPDATE main.sync_batch SET state = ?2, verdict = ?3, code = ?4, message = ?5, subject = ?6, at = ?7 WHERE id = ?1",
-            &[
-                ValueRef::Integer(id),
-                ValueRef::Integer(state),
-                ValueRef::Text(verdict),
-                ValueRef::Text(&result.code),
-                ValueRef::Text(&result.message),
-                ValueRef::Text(&result.subject),
-                ValueRef::Integer(meta::now()),
-            ],
-        )
-    };
-    match result.verdict {
-        Verdict::Accepted => note(ANSWERED, "accepted")?,
-        Verdict::Merged => note(ANSWERED, "merged")?,
-        Verdict::Rejected => {
-            reject(db, &store.infos, id, &result.code, &result.message, &result.subject)?;
-            store.settle_batch(id)?;
-        }
-        Verdict::Later => {
-            note(WAITING, "later")?;
-            meta::set_number(db, "deferred", 1)?;
-        }
-        Verdict::Held => {
-            note(HELD, "held")?;
-            let last = reply.last.map_or(0, |l| l.number);
-            if last < result.id.number {
-                take_back(db, last)?;
-            }
-        }
-    }
-    keep_conflicts(store, id, result)?;
-    Ok(result.verdict != Verdict::Later)
-}
-
-fn keep_conflicts(store: &Store<'_>, batch: i64, result: &BatchResult) -> Result<()> {
-    for conflict in &result.conflicts {
-        let info = store.infos.iter().find(|t| t.table.tag == conflict.table);
-        let table = info.map_or_else(|| conflict.table.to_string(), |t| t.table.name.clone());
-        let column = conflict.column.map(|tag| {
-            let known = info.and_then(|t| t.position(tag).map(|p| t.table.columns[p].name.clone()));
-            known.unwrap_or_else(|| tag.to_string())
-        });
-        let key = serde_json::Value::from(conflict.key.iter().map(json_value).collect::<Vec<_>>()).to_string();
-        store.db.run(
-            "INSERT INTO main.sync_conflicts(batch, at, table_name, key, column_name, base, theirs, mine, result, reason) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
-            &[
-                ValueRef::Integer(batch),
-                ValueRef::Integer(meta::now()),
-                ValueRef::Text(&table),
-                ValueRef::Text(&key),
-                column.as_deref().map_or(ValueRef::Null, ValueRef::Text),
-                conflict.base.as_ref(),
-                conflict.theirs.as_ref(),
-                conflict.mine.as_ref(),
-                conflict.result.as_ref(),
-                ValueRef::Text(&conflict.reason),
-            ],
-        )?;
-    }
-    Ok(())
 }
 
 /// The user that the server takes this device for; batches held for that user wait again.
@@ -309,7 +173,7 @@ pub fn signed_in(db: Db<'_>, user: &str) -> Result<()> {
 }
 
 /// A new identity: every batch that is still kept and may have to be sent again is numbered from 1, in its old order.
-fn renumber(db: Db<'_>) -> Result<()> {
+pub fn renumber(db: Db<'_>) -> Result<()> {
     meta::set(db, "device", ValueRef::Text(&Uuid::new_v4().to_string()))?;
     db.run("UPDATE main.sync_batch SET number = NULL", &[])?;
     db.run("UPDATE main.sync_batch SET state = 0 WHERE state = 1", &[])?;
@@ -318,7 +182,7 @@ fn renumber(db: Db<'_>) -> Result<()> {
 }
 
 /// The server has only the batches up to `last`: those behind it are sent again, or all under a new identity where one is gone.
-fn gap(db: Db<'_>, last: i64) -> Result<()> {
+pub fn gap(db: Db<'_>, last: i64) -> Result<()> {
     db.run("UPDATE main.sync_batch SET state = 0 WHERE state IN (1, 2) AND number > ?1", &[ValueRef::Integer(last)])?;
     unbroken_or_renumber(db, last)
 }

@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::host::Db;
 use crate::table::{quote, TableInfo};
 use sync_shared::message::ColumnDefault;
+use sync_shared::ValueRef;
 
 /// What an entry of the log says. `Was*` carry the whole row, the others only the key.
 pub const WAS_UPDATED: &str = "u";
@@ -20,6 +21,15 @@ pub const BEGINS: &str = "b";
 /// A row of this key was inserted.
 pub const INSERTED: &str = "i";
 // And "k": a row is about to get this key.
+
+/// An entry of table 0, about the transaction: its note.
+pub const NOTE: &str = "n";
+
+/// Appends an entry about the open transaction; it goes where the transaction or a savepoint is rolled back.
+pub fn say(db: Db<'_>, kind: &str, value: ValueRef<'_>) -> Result<()> {
+    let sql = "INSERT INTO main.sync_log(tbl, kind, at, c1) VALUES (0, ?1, julianday('now'), ?2)";
+    db.run(sql, &[ValueRef::Text(kind), value])
+}
 
 const TEMPLATE: &str = include_str!("sql/capture.sql");
 const NAMES: [&str; 5] = ["insert", "inserted", "update", "rekey", "delete"];

@@ -1,10 +1,11 @@
 //! The SQL functions. All have side effects, so none may be used in a trigger, a view or a schema (DIRECTONLY).
 
-use crate::apply::{self, transaction};
+use crate::apply;
 use crate::error::{Error, Result};
 use crate::host::{self, Answer, Db};
 use crate::store::Store;
-use crate::{batch, boundary, meta, pull, seal, sums, wipe};
+use crate::transaction::transaction;
+use crate::{batch, boundary, file, pull, records, seal, sums, wipe};
 use sqlite_loadable::FunctionFlags;
 use std::collections::BTreeMap;
 use sync_shared::ValueRef;
@@ -35,7 +36,7 @@ pub fn register(db: Db<'_>) -> Result<()> {
     }
     host::define(db, "sync_verify", 0, flags, |db, _| {
         let report = transaction(db, || {
-            ready(db)?;
+            file::ready(db)?;
             sums::verify(&mut Store::open(db)?)
         })?;
         Ok(Answer::Text(report.to_string()))
@@ -45,15 +46,26 @@ pub fn register(db: Db<'_>) -> Result<()> {
         [ValueRef::Text("wipe")] => wipe::wipe(db),
         _ => Err(Error::plain("sync_sign_out takes 'keep' (rows and unsent writes stay) or 'wipe' (everything synced goes)")),
     })?;
+    register_records(db, flags)?;
     host::define(db, "sync_version", 0, flags, |_, _| Ok(Answer::Text(env!("CARGO_PKG_VERSION").into())))
 }
 
-/// Refuses where nothing was ever synced.
-pub fn ready(db: Db<'_>) -> Result<()> {
-    if meta::present(db)? {
-        return Ok(());
+fn register_records(db: Db<'_>, flags: FunctionFlags) -> Result<()> {
+    for count in [1, 2] {
+        host::define(db, "sync_retry", count, flags, |db, args| match args {
+            [ValueRef::Integer(id)] => Ok(Answer::Text(records::retry(db, *id, None)?)),
+            [ValueRef::Integer(id), ValueRef::Text(edits)] => Ok(Answer::Text(records::retry(db, *id, Some(edits))?)),
+            _ => Err(Error::plain("sync_retry(batch[, edits]) takes an id of sync_rejected, and edits as JSON")),
+        })?;
     }
-    Err(Error::plain("this database has not synced yet: call pull_request() first"))
+    host::define(db, "sync_discard", 1, flags, |db, args| match args {
+        [ValueRef::Integer(id)] => records::discard(db, *id).map(|()| Answer::Null),
+        _ => Err(Error::plain("sync_discard(batch) takes an id of sync_rejected")),
+    })?;
+    host::define(db, "sync_discard_conflict", 1, flags, |db, args| match args {
+        [ValueRef::Integer(id)] => records::discard_conflict(db, *id).map(|()| Answer::Null),
+        _ => Err(Error::plain("sync_discard_conflict(conflict) takes an id of sync_conflicts")),
+    })
 }
 
 fn pending_ops(db: Db<'_>) -> Result<Option<Vec<u8>>> {
@@ -62,7 +74,7 @@ fn pending_ops(db: Db<'_>) -> Result<Option<Vec<u8>>> {
             "pending_ops cannot work inside an open transaction, whose rows may still be rolled back: COMMIT first",
         ));
     }
-    if !meta::present(db)? {
+    if !file::present(db)? {
         return Ok(None);
     }
     let next = transaction(db, || {
@@ -92,8 +104,8 @@ fn normal(params: &str) -> Result<String> {
 fn subscribe(db: Db<'_>, rule: &str, params: &str) -> Result<Answer> {
     let params = normal(params)?;
     transaction(db, || {
-        if !meta::present(db)? {
-            meta::create(db)?;
+        if !file::present(db)? {
+            file::create(db)?;
         }
         db.run("INSERT OR IGNORE INTO main.sync_subscription VALUES (?1, ?2)", &[ValueRef::Text(rule), ValueRef::Text(&params)])
     })?;
@@ -103,7 +115,7 @@ fn subscribe(db: Db<'_>, rule: &str, params: &str) -> Result<Answer> {
 fn unsubscribe(db: Db<'_>, rule: &str, params: Option<&str>) -> Result<Answer> {
     let params = params.map(normal).transpose()?;
     let gone = transaction(db, || {
-        ready(db)?;
+        file::ready(db)?;
         let binds = [ValueRef::Text(rule), params.as_deref().map_or(ValueRef::Null, ValueRef::Text)];
         db.run("DELETE FROM main.sync_subscription WHERE rule = ?1 AND (?2 IS NULL OR params = ?2)", &binds)?;
         Ok(db.changes())

@@ -5,32 +5,39 @@
 //! - [`functions`]: the SQL functions, and their arguments
 //! - [`apply`]: `apply_delta`, one transaction per message; staging of pages
 //! - [`pull`]: `pull_request`; [`wipe`]: `sync_sign_out`; [`sums`]: `sync_verify` and the sums for the server
+//! - [`records`]: rejected batches and conflicts, retried or discarded
 //! - [`publish`]: pages become visible rows, with membership and sums
-//! - [`batch`]: local transactions on their way; [`seal`]: the capture log becomes batches
+//! - [`answer`]: the server's verdicts; [`batch`]: local transactions on their way; [`seal`]: the capture log becomes batches
 //! - [`store`]: visible rows, shadow rows, and the rebase of one on the other
 //! - [`schema`]: tables from the server's schema; [`capture`]: their triggers, in plain SQL
 //! - [`boundary`]: which rows of the log are one transaction
-//! - [`table`], [`meta`], [`error`]: a table's statements; remembered values; errors
+//! - [`file`]: the library's own tables; [`transaction`]: one around whatever a call does
+//! - [`table`], [`meta`], [`json`], [`error`]: a table's statements; remembered values; values as JSON; errors
 //! - [`host`]: every unsafe call into SQLite
 //!
-//! `sql/tables.sql` shows everything the library keeps in the file.
+//! `sql/tables.sql` shows everything the library keeps in the file, `sql/views.sql` how to read it.
 #![deny(unsafe_code)]
 
+mod answer;
 mod apply;
 mod batch;
 mod boundary;
 mod capture;
 mod error;
+mod file;
 mod functions;
 mod host;
+mod json;
 mod meta;
 mod publish;
 mod pull;
+mod records;
 mod schema;
 mod seal;
 mod store;
 mod sums;
 mod table;
+mod transaction;
 mod wipe;
 
 use sqlite_loadable::ext::{sqlite3, sqlite3_api_routines};
@@ -53,7 +60,7 @@ pub unsafe extern "C" fn sqlite3_sqlitesync_init(
             boundary::register(db)?;
             functions::register(db)?;
             // A file that cannot be written to now, or that another library made, must still load; each function asks again.
-            if matches!(meta::present(db), Ok(true)) {
+            if matches!(file::format(db), Ok(1..)) {
                 let _ = boundary::ensure(db);
             }
             Ok(())

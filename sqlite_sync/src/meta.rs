@@ -1,45 +1,10 @@
-//! The library's own tables, and the single values it remembers.
+//! The single values that the library remembers.
 
 use crate::error::{Error, Result};
 use crate::host::Db;
 use std::time::{SystemTime, UNIX_EPOCH};
 use sync_shared::{Value, ValueRef};
 use uuid::Uuid;
-
-/// Format of the library's tables. A file with a higher one was written by a newer library and is refused untouched.
-pub const FORMAT: i64 = 1;
-
-/// Whether the library's tables are there; refuses those of a newer library.
-pub fn present(db: Db<'_>) -> Result<bool> {
-    if db.number("SELECT count(*) FROM main.sqlite_schema WHERE name = 'sync_meta'", &[])? == 0 {
-        return Ok(false);
-    }
-    let format = db.number("SELECT value FROM main.sync_meta WHERE name = 'format'", &[])?;
-    if format > FORMAT {
-        return Err(Error::plain(format!(
-            "this database was written by a newer sqlite_sync (format {format}, this library knows {FORMAT}): update the library; nothing was changed"
-        )));
-    }
-    if format < 1 {
-        return Err(Error::plain(
-            "a table sync_meta exists that is not sqlite_sync's: rename it, names beginning with sync_ are reserved",
-        ));
-    }
-    Ok(true)
-}
-
-/// Creates the library's tables in a database that has none. Inside a transaction.
-pub fn create(db: Db<'_>) -> Result<()> {
-    let taken = db.first("SELECT name FROM main.sqlite_schema WHERE name LIKE 'sync\\_%' ESCAPE '\\' LIMIT 1", &[], |row| {
-        Ok(row.text(0))
-    })?;
-    if let Some(name) = taken {
-        return Err(Error::plain(format!("{name} exists already: names beginning with sync_ are reserved, rename it first")));
-    }
-    db.script(include_str!("sql/tables.sql"))?;
-    set(db, "format", ValueRef::Integer(FORMAT))?;
-    set(db, "device", ValueRef::Text(&Uuid::new_v4().to_string()))
-}
 
 /// A remembered value; NULL when there is none.
 pub fn get(db: Db<'_>, name: &str) -> Result<Value> {

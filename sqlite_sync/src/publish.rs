@@ -6,6 +6,7 @@
 use crate::batch;
 use crate::error::{Error, Result};
 use crate::host::{Db, Row, Statement};
+use crate::json;
 use crate::meta;
 use crate::store::{Place, Store};
 use crate::table::Key;
@@ -372,7 +373,7 @@ pub fn named(delta: &Delta, position: u32) -> Result<&Bucket> {
 
 /// The local number of a bucket, which is made known if need be.
 pub fn register_bucket(db: Db<'_>, bucket: &Bucket) -> Result<i64> {
-    let key = serde_json::Value::from(bucket.key.iter().map(batch::json_value).collect::<Vec<_>>()).to_string();
+    let key = serde_json::Value::from(bucket.key.iter().map(json::of_value).collect::<Vec<_>>()).to_string();
     db.number(
         "INSERT INTO main.sync_bucket(bucket, rule, key_json, priority) VALUES (?1, ?2, ?3, ?4) \
          ON CONFLICT(bucket) DO UPDATE SET priority = excluded.priority RETURNING id",

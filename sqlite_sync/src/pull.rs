@@ -1,25 +1,31 @@
 //! `pull_request`: what the device has, so that the server can say what changed.
 
-use crate::apply::transaction;
+use crate::answer;
 use crate::error::Result;
+use crate::file;
 use crate::host::Db;
 use crate::meta;
 use crate::store::Store;
 use crate::sums;
+use crate::transaction::transaction;
 use serde_bytes::ByteBuf;
 use sync_shared::envelope;
 use sync_shared::hash::{BucketId, SetDigest};
 use sync_shared::limits;
 use sync_shared::message::{PullRequest, Subscription};
+use sync_shared::ValueRef;
 
 /// The bytes of the next pull.
 pub fn pull_request(db: Db<'_>) -> Result<Vec<u8>> {
     transaction(db, || {
-        if !meta::present(db)? {
-            meta::create(db)?;
+        if !file::present(db)? {
+            file::create(db)?;
         }
         // The next round may push again.
-        db.run("DELETE FROM main.sync_meta WHERE name IN ('deferred', 'stalls', 'asked')", &[])?;
+        db.run(
+            "DELETE FROM main.sync_meta WHERE name IN ('stalls', 'asked') OR name = 'deferred' AND value = ?1",
+            &[ValueRef::Integer(answer::DEFERRED)],
+        )?;
         let pass = meta::blob(db, "pass")?;
         if pass.is_empty() {
             // From this pass on their coming is expected: one that does not come is not ours any more.

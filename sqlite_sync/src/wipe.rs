@@ -1,19 +1,19 @@
 //! Signing out: the next user starts afresh, or nothing stays readable in the file.
 
-use crate::apply::{forget_pass, transaction};
+use crate::apply::forget_pass;
 use crate::error::{Error, Result};
-use crate::functions::ready;
 use crate::host::{Answer, Db};
 use crate::store::Store;
 use crate::table::{self, quote};
-use crate::{capture, meta, seal};
+use crate::transaction::transaction;
+use crate::{capture, file, meta, seal};
 use serde_json::json;
 use sync_shared::ValueRef;
 
 /// Forgets user and cursor; rows and unsent writes stay until somebody signs in.
 pub fn keep(db: Db<'_>) -> Result<Answer> {
     transaction(db, || {
-        ready(db)?;
+        file::ready(db)?;
         seal::seal(&mut Store::open(db)?)?;
         forget_pass(db)?;
         meta::set(db, "cursor", ValueRef::Blob(&[]))?;
@@ -30,7 +30,7 @@ pub fn wipe(db: Db<'_>) -> Result<Answer> {
     if !db.autocommit() {
         return Err(Error::plain("sync_sign_out('wipe') cannot work inside an open transaction: COMMIT first"));
     }
-    if !meta::present(db)? {
+    if !file::present(db)? {
         return Ok(Answer::Text(json!({ "wiped": true, "advice": "" }).to_string()));
     }
     let before = db.number("PRAGMA main.secure_delete", &[])?;

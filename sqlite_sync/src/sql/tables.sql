@@ -1,4 +1,4 @@
--- What the library keeps in the database file. Statements are separated by blank lines.
+-- What the library keeps in the database file, format 2. Statements are separated by blank lines. views.sql shows how to read it.
 -- Readable by anyone; to be written only where it says so.
 CREATE TABLE sync_meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 
@@ -9,6 +9,8 @@ INSERT INTO sync_setting VALUES
   ('keep_days', 7, 'days for which confirmed batches are kept, in case the server loses its latest transactions'),
   ('batch_bytes', 67108864, 'size of the largest transaction that is sent, in bytes; the server refuses more than 64 MiB'),
   ('page_bytes', 1048576, 'size of a page of a download before compression that the device asks for, in bytes'),
+  ('keep_records_days', 90, 'days for which rejected batches and conflicts are kept, unless they are retried or discarded before'),
+  ('keys_per_table', 1000, 'numbers for new keys that are leased from the server for each table whose key it takes from a sequence'),
   ('verify_hours', 24, 'hours after which all content is compared with the server again, right after a pull');
 
 -- One row. applying: 0 the application writes, 1 or 2 a publish writes (2: and the application's triggers are watched).
@@ -34,27 +36,30 @@ CREATE TABLE sync_row(tbl INTEGER NOT NULL, key, part INTEGER NOT NULL, hash INT
 -- Pages that wait for the one that publishes them.
 CREATE TABLE sync_stage(seq INTEGER PRIMARY KEY, page BLOB NOT NULL);
 
--- What the capture triggers append. No constraint here may ever fail. c1..cN are widened with the tables.
+-- What the capture triggers append. No constraint here may ever fail. c1..cN are widened with the tables. Rows of table 0 are about
+-- the transaction itself: kind n its note, p its priority.
 CREATE TABLE sync_log(seq INTEGER PRIMARY KEY, tbl, kind, at, c1);
 
 -- One local transaction each: first and last row of sync_log.
 CREATE TABLE sync_boundary(first INTEGER PRIMARY KEY, last INTEGER);
 
--- To be written by a connection without the extension: INSERT INTO sync_marker DEFAULT VALUES ends a batch.
-CREATE TABLE sync_marker(id INTEGER PRIMARY KEY, seq INTEGER);
-
-CREATE TRIGGER sync_marker_seq AFTER INSERT ON sync_marker BEGIN
-  UPDATE sync_marker SET seq = (SELECT coalesce(max(seq), 0) FROM sync_log) WHERE id = new.id;
-END;
+-- To be written by a connection without the extension: INSERT INTO sync_marker DEFAULT VALUES ends a batch. It may say what
+-- sync_note and sync_priority would: INSERT INTO sync_marker(note, priority) VALUES ('{"from":"import"}', 5).
+CREATE TABLE sync_marker(id INTEGER PRIMARY KEY, seq INTEGER, note TEXT, priority INTEGER);
 
 -- Local transactions. state: 0 waiting, 1 answered, 2 confirmed, 3 rejected, 4 held. replay: still shown on top of the server's rows.
+-- place: its priority, or that of a more urgent one that depends on it. former: the number it had under another device id.
+-- keyless: waits for a number of the server's, 1 for a row of its own, 2 for one that it depends on.
 CREATE TABLE sync_batch(id INTEGER PRIMARY KEY, number INTEGER, random BLOB NOT NULL, edited INTEGER NOT NULL, user TEXT NOT NULL,
   state INTEGER NOT NULL DEFAULT 0, replay INTEGER NOT NULL DEFAULT 1, bytes INTEGER NOT NULL, verdict TEXT, code TEXT, message TEXT,
-  subject TEXT, at INTEGER, json TEXT);
+  subject TEXT, at INTEGER, json TEXT, note TEXT NOT NULL DEFAULT '', priority INTEGER NOT NULL DEFAULT 0,
+  place INTEGER NOT NULL DEFAULT 0, former INTEGER, keyless INTEGER NOT NULL DEFAULT 0);
 
 CREATE INDEX sync_batch_state ON sync_batch(state, id);
 
-CREATE TABLE sync_change(id INTEGER PRIMARY KEY, batch INTEGER NOT NULL, tbl INTEGER NOT NULL, key, body BLOB NOT NULL);
+-- chosen: SQLite chose the key of this insert, and it is to give way to one that the server leased.
+CREATE TABLE sync_change(id INTEGER PRIMARY KEY, batch INTEGER NOT NULL, tbl INTEGER NOT NULL, key, body BLOB NOT NULL,
+  chosen INTEGER NOT NULL DEFAULT 0);
 
 CREATE INDEX sync_change_key ON sync_change(tbl, key);
 
@@ -64,49 +69,21 @@ CREATE INDEX sync_change_batch ON sync_change(batch);
 -- kept the server's version from being written.
 CREATE TABLE sync_shadow(tbl INTEGER NOT NULL, key, body BLOB, error TEXT, PRIMARY KEY(tbl, key)) WITHOUT ROWID;
 
--- Conflicts that the server decided in this device's batches; the application may DELETE.
+-- Conflicts that the server decided in this device's batches, and rows that a constraint kept out of a rejected one (policy
+-- constraint); the application may DELETE.
 CREATE TABLE sync_conflicts(id INTEGER PRIMARY KEY, batch INTEGER, at INTEGER, table_name TEXT, key TEXT, column_name TEXT,
-  base, theirs, mine, result, reason TEXT);
+  base, theirs, mine, result, reason TEXT, policy TEXT NOT NULL DEFAULT '');
+
+CREATE INDEX sync_conflicts_batch ON sync_conflicts(batch);
+
+CREATE INDEX sync_conflicts_table ON sync_conflicts(table_name);
+
+-- Numbers that the server leased for new keys of a table: next, next + step, ... as many as remain; the last of them is last.
+CREATE TABLE sync_lease(tbl INTEGER NOT NULL, last INTEGER NOT NULL, next INTEGER NOT NULL, step INTEGER NOT NULL,
+  remaining INTEGER NOT NULL, PRIMARY KEY(tbl, last)) WITHOUT ROWID;
+
+-- Rows whose key SQLite chose and that now have a leased one, so that the application may follow; it may DELETE.
+CREATE TABLE sync_moved_key(id INTEGER PRIMARY KEY, table_name TEXT NOT NULL, old_key INTEGER NOT NULL, new_key INTEGER NOT NULL,
+  at INTEGER NOT NULL);
 
 CREATE TABLE sync_subscription(rule TEXT NOT NULL, params TEXT NOT NULL, PRIMARY KEY(rule, params)) WITHOUT ROWID;
-
-CREATE VIEW sync_buckets AS
-  SELECT b.rule, b.key_json AS key, b.priority, coalesce(sum(p.count), 0) AS rows,
-    (SELECT json_group_array(json_array(entry, sum, count)) FROM sync_part WHERE bucket = b.id) AS sum,
-    CASE WHEN b.misses >= 3 THEN 'mismatch' WHEN b.staged = 1 THEN 'staged' WHEN b.staged = -1 THEN 'leaving'
-         WHEN b.refetch > 0 THEN 'refetch' WHEN b.published THEN 'published' ELSE 'arriving' END AS state
-  FROM sync_bucket b LEFT JOIN sync_part p ON p.bucket = b.id GROUP BY b.id;
-
-CREATE VIEW sync_pending AS
-  SELECT b.id, b.number, CASE b.state WHEN 0 THEN 'waiting' WHEN 1 THEN 'answered' ELSE 'held' END AS state, b.user, b.edited,
-    b.bytes, b.verdict, b.message, (SELECT count(*) FROM sync_change c WHERE c.batch = b.id) AS changes
-  FROM sync_batch b WHERE b.state IN (0, 1, 4);
-
--- The application may DELETE what it has dealt with.
-CREATE VIEW sync_rejected AS
-  SELECT id, number, verdict, code, message, subject, at, json AS batch FROM sync_batch WHERE state = 3;
-
-CREATE TRIGGER sync_rejected_discard INSTEAD OF DELETE ON sync_rejected BEGIN
-  DELETE FROM sync_change WHERE batch = old.id;
-  DELETE FROM sync_batch WHERE id = old.id;
-END;
-
-CREATE VIEW sync_status AS
-  SELECT name, value FROM sync_meta WHERE name IN ('device', 'user', 'generation', 'published_at', 'pushed_at', 'verified_at', 'expected', 'notice', 'format')
-  UNION ALL SELECT 'cursor_known', coalesce((SELECT length(value) > 0 FROM sync_meta WHERE name = 'cursor'), 0)
-  UNION ALL SELECT 'complete', coalesce((SELECT value FROM sync_meta WHERE name = 'complete'), 0)
-  UNION ALL SELECT 'rows', (SELECT coalesce(sum(count), 0) FROM sync_part)
-  UNION ALL SELECT 'buckets', (SELECT count(*) FROM sync_bucket WHERE published)
-  UNION ALL SELECT 'staged_pages', (SELECT count(*) FROM sync_stage)
-  UNION ALL SELECT 'staged_bytes', (SELECT coalesce(sum(length(page)), 0) FROM sync_stage)
-  UNION ALL SELECT 'staged_rows', coalesce((SELECT value FROM sync_meta WHERE name = 'staged_rows'), 0)
-  UNION ALL SELECT 'unsealed', (SELECT count(*) FROM sync_log)
-  UNION ALL SELECT 'waiting', (SELECT count(*) FROM sync_batch WHERE state = 0)
-  UNION ALL SELECT 'answered', (SELECT count(*) FROM sync_batch WHERE state = 1)
-  UNION ALL SELECT 'held', (SELECT count(*) FROM sync_batch WHERE state = 4)
-  UNION ALL SELECT 'rejected', (SELECT count(*) FROM sync_batch WHERE state = 3)
-  UNION ALL SELECT 'set_aside', (SELECT count(*) FROM sync_shadow WHERE error IS NOT NULL)
-  UNION ALL SELECT 'refetch', (SELECT count(*) FROM sync_bucket WHERE refetch > 0)
-  UNION ALL SELECT 'mismatch', (SELECT count(*) FROM sync_bucket WHERE misses >= 3)
-  UNION ALL SELECT 'problem', t.name || ': ' || s.error FROM sync_shadow s JOIN sync_table t ON t.id = s.tbl WHERE s.error IS NOT NULL
-  UNION ALL SELECT 'problem', value FROM sync_meta WHERE name = 'trigger_problem';

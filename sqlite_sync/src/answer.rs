@@ -1,0 +1,138 @@
+//! The server's answer to a push: verdicts, conflicts, and what a refusal asks for.
+
+use crate::batch::{gap, reject, renumber, signed_in, take_back, ANSWERED, HELD, WAITING};
+use crate::error::Result;
+use crate::host::Db;
+use crate::json;
+use crate::meta;
+use crate::store::Store;
+use sync_shared::message::{BatchResult, PushReply, PushState, Verdict};
+use sync_shared::ValueRef;
+
+/// Answers without progress in a row, after which the device waits for the next pull.
+const STALLS: i64 = 3;
+
+// Why nothing is pushed, in sync_meta's `deferred`: until the next round asks, or until the server answers a pull again.
+pub const DEFERRED: i64 = 1;
+pub const REVOKED: i64 = 2;
+
+/// The server's answer to a push.
+pub fn answered(store: &mut Store<'_>, reply: &PushReply, verdicts: &mut [i64; 5]) -> Result<()> {
+    let db = store.db;
+    signed_in(db, &reply.user)?;
+    let mut progress = false;
+    // Also beside a gap or a refusal: what was looked at before has its verdict.
+    for result in &reply.results {
+        progress |= one_answer(store, reply, result, verdicts)?;
+    }
+    match reply.state {
+        // With a message all is not well: a server that only reads has registered nobody.
+        PushState::Taken if reply.message.is_empty() => meta::set_number(db, "pushed_at", meta::now())?,
+        PushState::Taken => {}
+        PushState::Fork => renumber(db)?,
+        PushState::Gap => gap(db, reply.last.map_or(0, |l| l.number))?,
+        PushState::Refused => meta::set_number(db, "deferred", DEFERRED)?,
+        PushState::Revoked => {}
+    }
+    progress |= db.number("SELECT count(*) FROM main.sync_batch WHERE state = 0 AND number IS NOT NULL", &[])? == 0;
+    let stalls = if progress { 0 } else { meta::number(db, "stalls")? + 1 };
+    meta::set_number(db, "stalls", stalls)?;
+    if stalls >= STALLS || (reply.state == PushState::Taken && !progress) {
+        meta::set_number(db, "deferred", DEFERRED)?;
+    }
+    if reply.state == PushState::Revoked {
+        meta::set_number(db, "deferred", REVOKED)?;
+    }
+    Ok(())
+}
+
+fn one_answer(store: &mut Store<'_>, reply: &PushReply, result: &BatchResult, verdicts: &mut [i64; 5]) -> Result<bool> {
+    let db = store.db;
+    verdicts[usize::from(u8::from(result.verdict)) - 1] += 1;
+    let random = result.id.random.into_array();
+    let Some(id) =
+        db.first("SELECT id FROM main.sync_batch WHERE random = ?1 AND state = 0", &[ValueRef::Blob(&random)], |r| {
+            Ok(r.integer(0))
+        })?
+    else {
+        return Ok(false);
+    };
+    let note = |state: i64, verdict: &str| {
+        db.run(
+            "UPDATE main.sync_batch SET state = ?2, verdict = ?3, code = ?4, message = ?5, subject = ?6, at = ?7 WHERE id = ?1",
+            &[
+                ValueRef::Integer(id),
+                ValueRef::Integer(state),
+                ValueRef::Text(verdict),
+                ValueRef::Text(&result.code),
+                ValueRef::Text(&result.message),
+                ValueRef::Text(&result.subject),
+                ValueRef::Integer(meta::now()),
+            ],
+        )
+    };
+    match result.verdict {
+        Verdict::Accepted => note(ANSWERED, "accepted")?,
+        Verdict::Merged => note(ANSWERED, "merged")?,
+        Verdict::Rejected => {
+            reject(db, &store.infos, id, &result.code, &result.message, &result.subject)?;
+            store.settle_batch(id)?;
+        }
+        Verdict::Later => {
+            note(WAITING, "later")?;
+            meta::set_number(db, "deferred", DEFERRED)?;
+        }
+        Verdict::Held => {
+            note(HELD, "held")?;
+            let last = reply.last.map_or(0, |l| l.number);
+            if last < result.id.number {
+                take_back(db, last)?;
+            }
+        }
+    }
+    keep_conflicts(store, id, result)?;
+    Ok(result.verdict != Verdict::Later)
+}
+
+fn keep_conflicts(store: &Store<'_>, batch: i64, result: &BatchResult) -> Result<()> {
+    if result.conflicts.is_empty() {
+        return Ok(());
+    }
+    // A batch that was sent once more is answered as the first time.
+    store.db.run("DELETE FROM main.sync_conflicts WHERE batch = ?1", &[ValueRef::Integer(batch)])?;
+    for conflict in &result.conflicts {
+        let info = store.infos.iter().find(|t| t.table.tag == conflict.table);
+        let table = info.map_or_else(|| conflict.table.to_string(), |t| t.table.name.clone());
+        let column = conflict.column.map(|tag| {
+            let known = info.and_then(|t| t.position(tag).map(|p| t.table.columns[p].name.clone()));
+            known.unwrap_or_else(|| tag.to_string())
+        });
+        let key = json::of_key(&conflict.key).to_string();
+        store.db.run(
+            "INSERT INTO main.sync_conflicts(batch, at, table_name, key, column_name, base, theirs, mine, result, reason, policy) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+            &[
+                ValueRef::Integer(batch),
+                ValueRef::Integer(meta::now()),
+                ValueRef::Text(&table),
+                ValueRef::Text(&key),
+                column.as_deref().map_or(ValueRef::Null, ValueRef::Text),
+                conflict.base.as_ref(),
+                conflict.theirs.as_ref(),
+                conflict.mine.as_ref(),
+                conflict.result.as_ref(),
+                ValueRef::Text(&conflict.reason),
+                ValueRef::Text(&conflict.policy),
+            ],
+        )?;
+    }
+    Ok(())
+}
+
+/// The server answered a pull: a device that was revoked is one no longer.
+pub fn pulled(db: Db<'_>) -> Result<()> {
+    if meta::number(db, "deferred")? == REVOKED {
+        db.run("DELETE FROM main.sync_meta WHERE name IN ('deferred', 'notice')", &[])?;
+    }
+    Ok(())
+}

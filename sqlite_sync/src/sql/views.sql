@@ -1,0 +1,61 @@
+-- How to read what the library keeps, and what happens when the application writes to it. Statements are separated by blank lines.
+-- All of it is made anew when a file comes from an older library.
+CREATE TRIGGER sync_marker_seq AFTER INSERT ON sync_marker BEGIN
+  SELECT raise(ABORT, 'a note has at most 65536 bytes') WHERE length(CAST(new.note AS BLOB)) > 65536;
+  INSERT INTO sync_log(tbl, kind, at, c1) SELECT 0, 'n', julianday('now'), new.note WHERE new.note IS NOT NULL;
+  INSERT INTO sync_log(tbl, kind, at, c1) SELECT 0, 'p', julianday('now'), new.priority WHERE new.priority IS NOT NULL;
+  UPDATE sync_marker SET seq = (SELECT coalesce(max(seq), 0) FROM sync_log) WHERE id = new.id;
+END;
+
+CREATE VIEW sync_buckets AS
+  SELECT b.rule, b.key_json AS key, b.priority, coalesce(sum(p.count), 0) AS rows,
+    (SELECT json_group_array(json_array(entry, sum, count)) FROM sync_part WHERE bucket = b.id) AS sum,
+    CASE WHEN b.misses >= 3 THEN 'mismatch' WHEN b.staged = 1 THEN 'staged' WHEN b.staged = -1 THEN 'leaving'
+         WHEN b.refetch > 0 THEN 'refetch' WHEN b.published THEN 'published' ELSE 'arriving' END AS state
+  FROM sync_bucket b LEFT JOIN sync_part p ON p.bucket = b.id GROUP BY b.id;
+
+CREATE VIEW sync_pending AS
+  SELECT b.id, b.number, CASE b.state WHEN 0 THEN 'waiting' WHEN 1 THEN 'answered' ELSE 'held' END AS state, b.user, b.edited,
+    b.bytes, b.verdict, b.message, b.priority, b.note, (SELECT count(*) FROM sync_change c WHERE c.batch = b.id) AS changes
+  FROM sync_batch b WHERE b.state IN (0, 1, 4);
+
+-- The application may DELETE what it has dealt with, which is what sync_discard does. conflicts: how many rows of sync_conflicts
+-- belong to it.
+CREATE VIEW sync_rejected AS
+  SELECT id, number, verdict, code, message, subject, at, json AS batch, note,
+    (SELECT count(*) FROM sync_conflicts c WHERE c.batch = b.id) AS conflicts
+  FROM sync_batch b WHERE state = 3;
+
+CREATE TRIGGER sync_rejected_discard INSTEAD OF DELETE ON sync_rejected BEGIN
+  DELETE FROM sync_change WHERE batch = old.id;
+  DELETE FROM sync_conflicts WHERE batch = old.id;
+  DELETE FROM sync_batch WHERE id = old.id;
+END;
+
+-- How many records there are about each table.
+CREATE VIEW sync_record_counts AS
+  SELECT table_name, sum(rejected) AS rejected, sum(conflicts) AS conflicts FROM (
+    SELECT coalesce(t.name, 'a table that is no longer synced') AS table_name, count(DISTINCT c.batch) AS rejected, 0 AS conflicts
+    FROM sync_batch b JOIN sync_change c ON c.batch = b.id LEFT JOIN sync_table t ON t.id = c.tbl WHERE b.state = 3 GROUP BY c.tbl
+    UNION ALL SELECT table_name, 0, count(*) FROM sync_conflicts GROUP BY table_name)
+  GROUP BY table_name;
+
+CREATE VIEW sync_status AS
+  SELECT name, value FROM sync_meta WHERE name IN ('device', 'user', 'generation', 'published_at', 'pushed_at', 'verified_at', 'expected', 'notice', 'format')
+  UNION ALL SELECT 'cursor_known', coalesce((SELECT length(value) > 0 FROM sync_meta WHERE name = 'cursor'), 0)
+  UNION ALL SELECT 'complete', coalesce((SELECT value FROM sync_meta WHERE name = 'complete'), 0)
+  UNION ALL SELECT 'rows', (SELECT coalesce(sum(count), 0) FROM sync_part)
+  UNION ALL SELECT 'buckets', (SELECT count(*) FROM sync_bucket WHERE published)
+  UNION ALL SELECT 'staged_pages', (SELECT count(*) FROM sync_stage)
+  UNION ALL SELECT 'staged_bytes', (SELECT coalesce(sum(length(page)), 0) FROM sync_stage)
+  UNION ALL SELECT 'staged_rows', coalesce((SELECT value FROM sync_meta WHERE name = 'staged_rows'), 0)
+  UNION ALL SELECT 'unsealed', (SELECT count(*) FROM sync_log)
+  UNION ALL SELECT 'waiting', (SELECT count(*) FROM sync_batch WHERE state = 0)
+  UNION ALL SELECT 'answered', (SELECT count(*) FROM sync_batch WHERE state = 1)
+  UNION ALL SELECT 'held', (SELECT count(*) FROM sync_batch WHERE state = 4)
+  UNION ALL SELECT 'rejected', (SELECT count(*) FROM sync_batch WHERE state = 3)
+  UNION ALL SELECT 'set_aside', (SELECT count(*) FROM sync_shadow WHERE error IS NOT NULL)
+  UNION ALL SELECT 'refetch', (SELECT count(*) FROM sync_bucket WHERE refetch > 0)
+  UNION ALL SELECT 'mismatch', (SELECT count(*) FROM sync_bucket WHERE misses >= 3)
+  UNION ALL SELECT 'problem', t.name || ': ' || s.error FROM sync_shadow s JOIN sync_table t ON t.id = s.tbl WHERE s.error IS NOT NULL
+  UNION ALL SELECT 'problem', value FROM sync_meta WHERE name = 'trigger_problem';

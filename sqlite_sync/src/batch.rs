@@ -213,7 +213,10 @@ pub fn requeue(db: Db<'_>) -> Result<()> {
     unbroken_or_renumber(db, -1)
 }
 
-/// A complete snapshot includes everything up to this batch. Answers which batches it confirms.
+/// A complete snapshot includes everything up to this batch. Answers whose rows look different now.
+///
+/// One that still waits for its verdict is asked about again, and the server knows it by its random bytes; but it is in the
+/// snapshot, with whatever came after it, so it is no longer shown on top.
 pub fn confirmed(db: Db<'_>, last: &BatchId) -> Result<Vec<i64>> {
     let random = last.random.into_array();
     let known = db.number(
@@ -223,14 +226,14 @@ pub fn confirmed(db: Db<'_>, last: &BatchId) -> Result<Vec<i64>> {
     if known == 0 {
         return Ok(Vec::new());
     }
-    // One that still waits for its verdict is asked about again; the server knows it by its random bytes.
-    let ids =
-        db.all("SELECT id FROM main.sync_batch WHERE state = 1 AND number <= ?1", &[ValueRef::Integer(last.number)], |r| {
-            Ok(r.integer(0))
-        })?;
+    let ids = db.all(
+        "SELECT id FROM main.sync_batch WHERE (state = 1 OR (state = 0 AND replay)) AND number <= ?1",
+        &[ValueRef::Integer(last.number)],
+        |r| Ok(r.integer(0)),
+    )?;
     for id in &ids {
         db.run(
-            "UPDATE main.sync_batch SET state = 2, replay = 0, at = ?2 WHERE id = ?1",
+            "UPDATE main.sync_batch SET state = CASE state WHEN 1 THEN 2 ELSE state END, replay = 0, at = ?2 WHERE id = ?1",
             &[ValueRef::Integer(*id), ValueRef::Integer(meta::now())],
         )?;
     }

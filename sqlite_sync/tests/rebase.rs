@@ -44,6 +44,24 @@ fn a_rejected_batch_disappears_and_is_kept() {
 }
 
 #[test]
+fn a_batch_whose_answer_was_lost_gives_way_to_the_snapshot_that_includes_it() {
+    let device = Device::with(&[row(1, "a"), row(2, "b")]);
+    device.run("UPDATE notes SET title = 'mine'");
+    device.run("UPDATE notes SET title = 'unsent' WHERE id = 'k2'");
+    let mut batches = device.push();
+    // The server took the first one only, somebody else has overwritten it since, and the answer was lost.
+    device.apply(&page(&[row(1, "theirs"), row(2, "theirs")]).publish().known().confirm(&batches[0]));
+    assert_eq!(device.titles(), ["1:theirs", "2:unsent"]);
+    assert_eq!(device.number("SELECT count(*) FROM sync_pending"), 2, "its verdict is still asked for");
+    assert_eq!(device.push(), batches);
+    device.answer(&batches, Verdict::Merged);
+    assert_eq!(device.titles(), ["1:theirs", "2:unsent"]);
+    device.apply(&page(&[row(2, "unsent")]).publish().known().confirm(&batches.remove(1)));
+    assert_eq!(device.titles(), ["1:theirs", "2:unsent"]);
+    assert_eq!(device.number("SELECT count(*) FROM sync_pending") + device.number("SELECT count(*) FROM sync_shadow"), 0);
+}
+
+#[test]
 fn an_update_waits_for_a_row_that_left() {
     let device = Device::with(&[row(1, "a")]);
     device.run("UPDATE notes SET title = 'x' WHERE id = 'k1'");

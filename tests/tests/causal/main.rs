@@ -1,0 +1,97 @@
+//! Causal consistency in the manner of Jepsen's tests of local-first databases: clients that in each transaction read all of 100
+//! registers and write 4 of them with values of their own, on devices that sync at random times, lose replies, go offline and
+//! restart, beside a writer on the server and a server that crashes. What they saw is recorded and checked afterwards.
+//!
+//! What is promised stands in docs/consistency.md. `CAUSAL_SECONDS=600 ./dev test causal` runs it for longer.
+//!
+//! # Layout
+//! - [`history`]: what is recorded, and where each write stands
+//! - [`checks`]: one function for each guarantee
+//! - [`broken`]: for each check a history that it must refuse
+//! - [`clients`]: devices and the server's writer
+//! - [`world`]: the tables, the rules, and what the server records
+
+mod broken;
+mod checks;
+mod clients;
+mod history;
+mod world;
+
+use clients::Stop;
+use fastrand::Rng;
+use history::{History, Session};
+use std::time::Duration;
+use sync_tests::compare::assert_verified;
+use sync_tests::{Cluster, Device};
+
+const DEVICES: usize = 4;
+
+/// Runs for so long, then brings everybody up to date.
+fn run(seconds: u64, seed: u64) -> History {
+    let cluster = Cluster::start("deadlock_timeout = 100ms\n");
+    let db = cluster.database();
+    world::install(&db);
+    let mut devices: Vec<Device> = (0..DEVICES).map(|i| Device::new(&format!("user {i}"))).collect();
+    let mut server = db.connect();
+    devices.iter().for_each(|device| device.sync(&mut server));
+    drop(server);
+    let connect = || clients::try_connect(&cluster.socket(), cluster.port(), db.name());
+    let stop = Stop::default();
+    let sessions: Vec<Session> = std::thread::scope(|scope| {
+        let (stop, connect) = (&stop, &connect);
+        let _at_the_end = stop.at_the_end();
+        let mut threads = Vec::new();
+        for (i, device) in devices.iter_mut().enumerate() {
+            let (path, mut rng, mut other) =
+                (device.path(), Rng::with_seed(seed + i as u64), Rng::with_seed(seed + 100 + i as u64));
+            threads.push(scope.spawn(move || clients::application(&path, i, stop, &mut rng)));
+            scope.spawn(move || clients::sync_loop(device, connect, stop, &mut other));
+        }
+        let mut rng = Rng::with_seed(seed + 1000);
+        threads.push(scope.spawn(move || clients::server_writer(connect, DEVICES, stop, &mut rng)));
+        for _ in 0..2 {
+            std::thread::sleep(Duration::from_millis(seconds * 1000 / 3));
+            cluster.crash();
+            cluster.launch();
+        }
+        std::thread::sleep(Duration::from_millis(seconds * 1000 / 3));
+        stop.now();
+        threads.into_iter().map(|thread| thread.join().expect("a client ends")).collect()
+    });
+    let (mut server, mut rng) = (db.connect(), Rng::with_seed(seed));
+    // The second time shows what the others wrote.
+    for device in devices.iter().chain(&devices) {
+        clients::finish(device, &mut server, &mut rng);
+    }
+    devices.iter().for_each(assert_verified);
+    assert!(devices.iter().all(|d| d.value("SELECT count(*) FROM sync_rejected") == "0"), "a batch was rejected");
+    let read = |device: &Device| clients::read(device.connection()).expect("the registers");
+    History {
+        keys: world::KEYS,
+        versions: world::versions(&mut server),
+        lost: world::losses(&mut server),
+        lost_on_devices: devices.iter().flat_map(world::losses_on).collect(),
+        server: clients::server_registers(&mut server),
+        devices: devices.iter().zip(&sessions).map(|(device, session)| (session.name.clone(), read(device))).collect(),
+        sessions,
+    }
+}
+
+#[test]
+fn causal_consistency_holds_while_devices_sync_at_random_times() {
+    let seconds = std::env::var("CAUSAL_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(15);
+    let seed = std::env::var("SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| fastrand::u64(..1_000_000));
+    let history = run(seconds, seed);
+    let transactions: usize = history.sessions.iter().map(|s| s.transactions.len()).sum();
+    let written: usize = history.versions.iter().map(Vec::len).sum();
+    println!("{transactions} transactions, {written} values taken, {} lost their conflict; seed {seed}", history.lost.len());
+    // A history in which nothing met anything would show nothing.
+    assert!(transactions > 100 && !history.lost.is_empty(), "too little happened: {transactions} transactions");
+    let wrong: Vec<String> =
+        checks::ALL.iter().filter_map(|(name, check)| Some(format!("{name}: {}", check(&history).err()?))).collect();
+    if !wrong.is_empty() {
+        let file = std::env::temp_dir().join(format!("causal.{}.history", std::process::id()));
+        std::fs::write(&file, format!("{history:#?}")).expect("the history can be written");
+        panic!("{}\nthe history is in {}", wrong.join("\n"), file.display());
+    }
+}

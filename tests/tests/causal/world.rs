@@ -1,0 +1,91 @@
+//! A hundred registers in two tables, their rules, and the record of what the server wrote.
+
+use crate::history::{Key, Loss, Value, Version};
+use postgres::Client;
+use sync_tests::{Database, Device};
+
+/// Registers in all.
+pub const KEYS: usize = 100;
+const TABLES: [&str; 2] = ["red", "blue"];
+/// Two registers to a row.
+const COLUMNS: [&str; 2] = ["a", "b"];
+
+/// The trigger notes each value while the row is locked: for each register that is the order in which the server wrote.
+const SQL: &str = "
+    CREATE TABLE red (id int PRIMARY KEY, hue int NOT NULL, a bigint NOT NULL DEFAULT 0, b bigint NOT NULL DEFAULT 0);
+    CREATE INDEX ON red (hue, id);
+    CREATE TABLE blue (id int PRIMARY KEY, hue int NOT NULL, a bigint NOT NULL DEFAULT 0, b bigint NOT NULL DEFAULT 0);
+    INSERT INTO red SELECT i, i % 5 FROM generate_series(0, 24) i;
+    INSERT INTO blue SELECT i, i % 5 FROM generate_series(0, 24) i;
+    CREATE TABLE written (n bigserial, register int, value bigint, xid xid8 DEFAULT pg_current_xact_id());
+    CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$
+    DECLARE first int := TG_ARGV[0]::int + 2 * NEW.id;
+    BEGIN
+        IF NEW.a <> OLD.a THEN INSERT INTO written (register, value) VALUES (first, NEW.a); END IF;
+        IF NEW.b <> OLD.b THEN INSERT INTO written (register, value) VALUES (first + 1, NEW.b); END IF;
+        RETURN NULL;
+    END $$;
+    CREATE TRIGGER note AFTER UPDATE ON red FOR EACH ROW EXECUTE FUNCTION note(0);
+    CREATE TRIGGER note AFTER UPDATE ON blue FOR EACH ROW EXECUTE FUNCTION note(50);
+";
+
+/// One table in buckets, the other in one for everybody, all of one priority: what is published is published together.
+const RULES: &str = "
+    SELECT sync.create_bucket('hue', members => 'SELECT generate_series(0, 4)');
+    SELECT sync.add_table('hue', 'red', key => 'hue');
+    SELECT sync.create_bucket('everybody');
+    SELECT sync.add_table('everybody', 'blue');
+";
+
+pub fn install(db: &Database<'_>) {
+    db.run(SQL);
+    db.run(RULES);
+}
+
+/// Reads all registers, on either side.
+pub const READ: &str =
+    "SELECT a, b FROM (SELECT 0 AS t, id, a, b FROM red UNION ALL SELECT 1, id, a, b FROM blue) x ORDER BY t, id";
+
+/// Sets a register, on either side.
+pub fn write(key: Key, value: Value) -> String {
+    let (table, row, column) = (TABLES[key / 50], key % 50 / 2, COLUMNS[key % 2]);
+    format!("UPDATE {table} SET {column} = {value} WHERE id = {row}")
+}
+
+fn register(table: &str, row: i64, column: &str) -> Key {
+    let place =
+        |names: [&str; 2], name: &str| names.iter().position(|n| *n == name.trim_start_matches("public.")).expect("a name");
+    place(TABLES, table) * 50 + row as usize * 2 + place(COLUMNS, column)
+}
+
+/// For each register, what the server wrote, in order.
+pub fn versions(server: &mut Client) -> Vec<Vec<Version>> {
+    let mut versions = vec![Vec::new(); KEYS];
+    let rows = server.query("SELECT register, value, xid::text::bigint FROM written ORDER BY n", &[]).expect("the record");
+    for row in rows {
+        versions[row.get::<_, i32>(0) as usize].push(Version { value: row.get(1), xid: row.get(2) });
+    }
+    versions
+}
+
+/// Conflicts that the server recorded and that the writer lost.
+pub fn losses(server: &mut Client) -> Vec<Loss> {
+    let sql = "SELECT c.relname::text, (f.key->>0)::bigint, f.column_name::text, (f.mine)::bigint, (f.theirs)::bigint, (f.result)::bigint
+               FROM sync.conflict f JOIN pg_class c ON c.oid = f.relid";
+    let rows = server.query(sql, &[]).expect("the server's conflicts");
+    let losses = rows.iter().filter(|row| row.get::<_, i64>(3) != row.get::<_, i64>(5));
+    losses.map(|row| Loss { key: register(row.get(0), row.get(1), row.get(2)), value: row.get(3), to: row.get(4) }).collect()
+}
+
+/// The same as a device recorded them.
+pub fn losses_on(device: &Device) -> Vec<Loss> {
+    let rows = device
+        .rows("SELECT table_name, json_extract(key, '$[0]'), column_name, mine, theirs FROM sync_conflicts WHERE result <> mine");
+    let number = |text: &str| text.parse::<i64>().expect("a number");
+    let loss = |row: &Vec<String>| Loss {
+        key: register(&row[0], number(&row[1]), &row[2]),
+        value: number(&row[3]),
+        to: number(&row[4]),
+    };
+    rows.iter().map(loss).collect()
+}

@@ -41,9 +41,13 @@ CREATE TABLE sync.synced_table (
     relid       pg_catalog.regclass PRIMARY KEY,
     tag         bigint NOT NULL UNIQUE,
     device_name text NOT NULL UNIQUE,
-    columns     name[]
+    columns     name[],
+    mode        text NOT NULL DEFAULT 'read_write' CHECK (mode IN ('read_write', 'read_only', 'insert_only')),
+    upload      boolean NOT NULL DEFAULT false
 );
-COMMENT ON TABLE sync.synced_table IS 'Tables that occur in at least one rule.';
+COMMENT ON TABLE sync.synced_table IS 'Tables that devices know: in at least one rule, or for uploads.';
+COMMENT ON COLUMN sync.synced_table.mode IS 'What devices may do with the rows; see sync.set_mode.';
+COMMENT ON COLUMN sync.synced_table.upload IS 'Devices may insert, whatever the rules say; see sync.add_upload_table.';
 COMMENT ON COLUMN sync.synced_table.tag IS 'Identifies the table for ever, also after it was renamed (4 bytes, unsigned).';
 COMMENT ON COLUMN sync.synced_table.columns IS 'The columns that are sent. NULL: all, also those added later.';
 
@@ -178,17 +182,34 @@ CREATE TABLE sync.batch (
     content bytea,
     answer  bytea,
     repeats boolean NOT NULL DEFAULT false,
+    role    pg_catalog.regrole,
+    claims  jsonb,
+    note    jsonb,
     PRIMARY KEY (device, number)
 );
 COMMENT ON TABLE sync.batch IS 'What became of each batch that devices pushed.';
 COMMENT ON COLUMN sync.batch.random IS 'Made with the batch: names it also under another number or device.';
 COMMENT ON COLUMN sync.batch.snapshot IS 'What was committed before the batch: tells who touched a row before it and who after.';
 COMMENT ON COLUMN sync.batch.content IS 'The whole batch as it was sent, for merged and rejected ones.';
-COMMENT ON COLUMN sync.batch.answer IS 'What the device was told, for merged ones.';
+COMMENT ON COLUMN sync.batch.answer IS 'What the device was told, where there were conflicts.';
+COMMENT ON COLUMN sync.batch.role IS 'The database role that it was written as.';
+COMMENT ON COLUMN sync.batch.claims IS 'The believed claims that it was sent with, for rejected ones: policies may read them again when it is retried.';
+COMMENT ON COLUMN sync.batch.note IS 'The application''s own note about the transaction; see sync.note().';
 COMMENT ON COLUMN sync.batch.repeats IS 'Taken before under another number or device, and not applied again.';
 -- Unique: the same batch sent at once under two names is applied under one of them only.
 CREATE UNIQUE INDEX batch_random ON sync.batch (random) WHERE NOT repeats;
 CREATE INDEX batch_xid ON sync.batch (xid);
+
+CREATE TABLE sync.key_lease (
+    device uuid NOT NULL,
+    relid  pg_catalog.oid NOT NULL,
+    first  bigint NOT NULL,
+    step   bigint NOT NULL,
+    count  integer NOT NULL,
+    at     timestamptz NOT NULL DEFAULT pg_catalog.now()
+);
+COMMENT ON TABLE sync.key_lease IS 'Numbers of a key''s sequence that a device may use: first, first + step, ... count of them.';
+CREATE INDEX key_lease_of ON sync.key_lease (relid, device);
 
 CREATE TABLE sync.conflict (
     conflict_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

@@ -131,12 +131,31 @@ END
 $$;
 COMMENT ON FUNCTION sync.check_table(text, regclass) IS 'Refuses tables that cannot be added, with the rule''s name.';
 
+CREATE FUNCTION sync.check_columns(place text, rel regclass, sent name[]) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    missing name;
+BEGIN
+    SELECT a.name INTO missing FROM unnest(sent) a(name)
+    WHERE NOT EXISTS (SELECT FROM pg_attribute p WHERE p.attrelid = rel AND p.attname = a.name AND p.attnum > 0 AND NOT p.attisdropped);
+    IF FOUND THEN
+        RAISE EXCEPTION '%: there is no column "%"', place, missing USING ERRCODE = 'undefined_column';
+    END IF;
+    SELECT p.attname INTO missing FROM pg_index i JOIN pg_attribute p ON p.attrelid = rel AND p.attnum = ANY ((i.indkey::smallint[])[0:i.indnkeyatts - 1])
+    WHERE i.indrelid = rel AND i.indisprimary AND sent IS NOT NULL AND p.attname <> ALL (sent) LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION '%: columns must include the primary key, "%" is missing', place, missing
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sync.check_columns(text, regclass, name[]) IS 'Refuses a list of columns that a table cannot be sent with.';
+
 CREATE FUNCTION sync.put_entry(rule_name text, rel regclass, key_sql text[], types regtype[], filter_sql text, nodes text, sent name[])
     RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     r sync.rule;
     t sync.synced_table;
-    missing name;
 BEGIN
     SELECT * INTO r FROM sync.rule WHERE name = rule_name FOR UPDATE;
     IF NOT FOUND THEN
@@ -157,20 +176,10 @@ BEGIN
             USING ERRCODE = 'datatype_mismatch', HINT = 'Cast the key, for instance key => ''list_id::uuid''.';
     END IF;
     PERFORM sync.check_members(rule_name, r.members, types);
-    SELECT a.name INTO missing FROM unnest(sent) a(name)
-    WHERE NOT EXISTS (SELECT FROM pg_attribute p WHERE p.attrelid = rel AND p.attname = a.name AND p.attnum > 0 AND NOT p.attisdropped);
-    IF FOUND THEN
-        RAISE EXCEPTION 'rule "%", table %: there is no column "%"', rule_name, rel, missing USING ERRCODE = 'undefined_column';
-    END IF;
-    SELECT p.attname INTO missing FROM pg_index i JOIN pg_attribute p ON p.attrelid = rel AND p.attnum = ANY ((i.indkey::smallint[])[0:i.indnkeyatts - 1])
-    WHERE i.indrelid = rel AND i.indisprimary AND sent IS NOT NULL AND p.attname <> ALL (sent) LIMIT 1;
-    IF FOUND THEN
-        RAISE EXCEPTION 'rule "%", table %: columns must include the primary key, "%" is missing', rule_name, rel, missing
-            USING ERRCODE = 'invalid_parameter_value';
-    END IF;
+    PERFORM sync.check_columns(format('rule "%s", table %s', rule_name, rel), rel, sent);
     SELECT * INTO t FROM sync.synced_table WHERE relid = rel;
     IF NOT FOUND THEN
-        PERFORM sync.register_table(rule_name, rel, sent);
+        PERFORM sync.register_table(format('rule "%s", table %s', rule_name, rel), rel, sent);
     ELSIF t.columns IS DISTINCT FROM sent THEN
         RAISE EXCEPTION 'rule "%", table %: it is synced already with %', rule_name, rel,
             coalesce('the columns ' || array_to_string(t.columns, ', '), 'all columns')
@@ -211,7 +220,7 @@ CREATE FUNCTION sync.tag(first_name text) RETURNS bigint
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'tag_wrapper';
 COMMENT ON FUNCTION sync.tag(text) IS 'First 4 bytes of SHA-256 of a name, as an unsigned number.';
 
-CREATE FUNCTION sync.register_table(rule_name text, rel regclass, sent name[]) RETURNS void
+CREATE FUNCTION sync.register_table(place text, rel regclass, sent name[]) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     qualified text;
@@ -221,13 +230,13 @@ BEGIN
     SELECT n.nspname || '.' || c.relname, CASE n.nspname WHEN 'public' THEN '' ELSE n.nspname || '_' END || c.relname
     INTO qualified, on_device FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = rel;
     IF on_device ~* '^(sqlite_|sync_)' THEN
-        RAISE EXCEPTION 'rule "%", table %: on a device it would be called "%", a reserved name', rule_name, rel, on_device
+        RAISE EXCEPTION '%: on a device it would be called "%", a reserved name', place, on_device
             USING ERRCODE = 'reserved_name', HINT = 'Rename the table.';
     END IF;
     SELECT relid INTO other FROM sync.synced_table
     WHERE lower(device_name) = lower(on_device) OR tag = sync.tag(qualified);
     IF FOUND THEN
-        RAISE EXCEPTION 'rule "%", table %: its name "%" on devices clashes with that of %', rule_name, rel, on_device, other
+        RAISE EXCEPTION '%: its name "%" on devices clashes with that of %', place, on_device, other
             USING ERRCODE = 'duplicate_table', HINT = 'Rename one of the two tables.';
     END IF;
     INSERT INTO sync.synced_table (relid, tag, device_name, columns) VALUES (rel, sync.tag(qualified), on_device, sent);
@@ -328,7 +337,7 @@ BEGIN
         PERFORM sync.install_capture(rel);
     ELSE
         PERFORM sync.remove_capture(rel);
-        DELETE FROM sync.synced_table WHERE relid = rel;
+        DELETE FROM sync.synced_table WHERE relid = rel AND NOT upload;
     END IF;
     UPDATE sync.generation SET n = n + 1;
 END

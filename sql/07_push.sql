@@ -1,4 +1,4 @@
--- Push: what its conflicts are decided by.
+-- Push: what its conflicts are decided by, what it hands out, and what triggers may ask while it runs.
 
 -- The last edit of one row that touched the columns in mask, as far as it matters; nothing if the log does not show it.
 --
@@ -55,3 +55,67 @@ END
 $$;
 COMMENT ON FUNCTION sync.last_edit(uuid[], integer[], bytea, bigint, uuid, bigint) IS
     'Whether a device itself made the last edit of some columns of a row, and when that edit was made. Called by push.';
+
+-- The sequence that fills in a table's primary key, if that is one integer and nothing but the sequence makes it. Not one that
+-- cycles: its numbers come again.
+CREATE FUNCTION sync.key_sequence(rel regclass, OUT sequence regclass, OUT step bigint, OUT low bigint, OUT high bigint, OUT always boolean)
+    RETURNS SETOF record LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT s.seqrelid::regclass, s.seqincrement, b.low, b.high, a.attidentity = 'a'
+    FROM pg_index i
+    JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+    JOIN (VALUES ('int2'::regtype, -32768, 32767), ('int4', -2147483648, 2147483647),
+        ('int8', -9223372036854775808, 9223372036854775807)) AS b (type, low, high) ON b.type = a.atttypid
+    LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum AND a.attgenerated = ''
+    JOIN pg_depend p ON p.refclassid = 'pg_class'::regclass AND p.classid = 'pg_class'::regclass AND p.deptype = 'i'
+            AND p.refobjid = a.attrelid AND p.refobjsubid = a.attnum AND a.attidentity <> ''
+        OR p.classid = 'pg_attrdef'::regclass AND p.objid = d.oid AND p.refclassid = 'pg_class'::regclass AND p.deptype = 'n'
+            AND pg_get_expr(d.adbin, d.adrelid) ~ '^nextval\(''([^'']|'''')+''::regclass\)$'
+    JOIN pg_sequence s ON s.seqrelid = CASE WHEN p.classid = 'pg_class'::regclass THEN p.objid ELSE p.refobjid END
+    WHERE i.indrelid = rel AND i.indisprimary AND i.indnkeyatts = 1 AND NOT s.seqcycle
+    LIMIT 1
+$$;
+COMMENT ON FUNCTION sync.key_sequence(regclass) IS 'The sequence of a table''s key, the step between its numbers, what fits in the key''s type, and whether the key is GENERATED ALWAYS.';
+
+CREATE FUNCTION sync.keys_per_lease() RETURNS integer
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce(nullif(current_setting('sync.keys_per_lease', true), ''), '10000')::integer
+$$;
+COMMENT ON FUNCTION sync.keys_per_lease() IS
+    'How many numbers a device gets at once for keys of one table, and ten times as many in a day: the setting sync.keys_per_lease, 10000 by default.';
+
+-- Sequences do not roll back, so a number is given once, whatever becomes of the transaction.
+CREATE FUNCTION sync.take_keys(sequence regclass, n integer, low bigint, high bigint) RETURNS bigint[]
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    keys bigint[] := '{}';
+    key bigint;
+BEGIN
+    FOR i IN 1 .. n LOOP
+        key := nextval(sequence);
+        EXIT WHEN key NOT BETWEEN low AND high;
+        keys := keys || key;
+    END LOOP;
+    RETURN keys;
+EXCEPTION WHEN sequence_generator_limit_exceeded THEN
+    RETURN keys;
+END
+$$;
+COMMENT ON FUNCTION sync.take_keys(regclass, integer, bigint, bigint) IS 'Takes numbers from a sequence, fewer where it comes to its end.';
+
+-- What triggers, policies and handlers may ask while a device's batch is applied.
+
+CREATE FUNCTION sync.device() RETURNS uuid
+    LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'device_wrapper';
+COMMENT ON FUNCTION sync.device() IS 'The device whose batch is being applied; NULL outside of a push.';
+
+CREATE FUNCTION sync.batch_number() RETURNS bigint
+    LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'batch_number_wrapper';
+COMMENT ON FUNCTION sync.batch_number() IS 'The number of the batch that is being applied; NULL outside of a push.';
+
+CREATE FUNCTION sync.note_text() RETURNS text
+    LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'note_text_wrapper';
+COMMENT ON FUNCTION sync.note_text() IS 'sync.note() as text.';
+
+CREATE FUNCTION sync.note() RETURNS jsonb
+    LANGUAGE sql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp AS $$ SELECT sync.note_text()::jsonb $$;
+COMMENT ON FUNCTION sync.note() IS 'The application''s own note about the transaction that is being applied; NULL without one, and outside of a push.';

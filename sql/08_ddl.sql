@@ -29,6 +29,10 @@ DECLARE
     has_rows boolean := false;
     part regclass;
 BEGIN
+    IF NOT EXISTS (SELECT FROM sync.entry e WHERE e.relid = rel) THEN
+        PERFORM sync.upload_changed(rel, quiet);
+        RETURN;
+    END IF;
     -- Node strings differ in where an expression stood in its text, which means nothing.
     SELECT regexp_replace(c.definition, ':location -?[0-9]+', '', 'g') INTO before FROM sync.captured c WHERE c.relid = rel;
     BEGIN
@@ -73,6 +77,34 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sync.table_changed(regclass, boolean, boolean) IS 'Follows a change of a synced table; never fails the statement that made it.';
+
+-- A table in no rule has no rows on devices and no triggers.
+CREATE FUNCTION sync.upload_changed(rel regclass, quiet boolean) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    words text;
+    before integer;
+    after integer;
+BEGIN
+    BEGIN
+        SELECT count(*) INTO before FROM sync.synced_column WHERE relid = rel;
+        PERFORM sync.check_kind(rel);
+        PERFORM sync.rename_expressions(rel);
+        PERFORM sync.register_columns(rel);
+        SELECT count(*) INTO after FROM sync.synced_column WHERE relid = rel;
+        IF quiet AND before = after THEN
+            RETURN;
+        END IF;
+    EXCEPTION WHEN OTHERS THEN
+        GET STACKED DIAGNOSTICS words = MESSAGE_TEXT;
+        DELETE FROM sync.synced_table WHERE relid = rel;
+        RAISE WARNING 'devices cannot upload into table % any longer: %', rel, words
+            USING HINT = 'Mend it, and call sync.add_upload_table again.';
+    END;
+    UPDATE sync.generation SET n = n + 1;
+END
+$$;
+COMMENT ON FUNCTION sync.upload_changed(regclass, boolean) IS 'Follows a change of a table for uploads; never fails the statement that made it.';
 
 -- New ids: devices read the entries whole again. Ops under the old ids mean nothing any more.
 CREATE FUNCTION sync.renew_entries(rel regclass) RETURNS void
@@ -231,9 +263,9 @@ BEGIN
     END IF;
     DELETE FROM sync.entry e USING pg_event_trigger_dropped_objects() d
     WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND e.relid = d.objid;
+    DELETE FROM sync.synced_table t USING pg_event_trigger_dropped_objects() d
+    WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND t.relid = d.objid;
     IF FOUND THEN
-        DELETE FROM sync.synced_table t USING pg_event_trigger_dropped_objects() d
-        WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND t.relid = d.objid;
         DELETE FROM sync.base b WHERE NOT EXISTS (SELECT FROM sync.entry e WHERE e.entry_id = b.entry);
         UPDATE sync.generation SET n = n + 1;
     END IF;

@@ -7,6 +7,11 @@ FROM sync.rule r LEFT JOIN sync.entry e USING (rule_id) LEFT JOIN sync.synced_ta
 ORDER BY r.priority, r.name, e.entry_id;
 COMMENT ON VIEW sync.rules IS 'Every rule with its tables.';
 
+CREATE VIEW sync.tables AS
+SELECT t.relid AS "table", t.device_name, t.mode, t.upload, t.columns
+FROM sync.synced_table t ORDER BY t.device_name;
+COMMENT ON VIEW sync.tables IS 'Every table that devices know, and what they may do with it.';
+
 CREATE VIEW sync.status AS
 SELECT * FROM (VALUES
     ('rules', (SELECT count(*) FROM sync.rule)::text, ''),
@@ -29,9 +34,11 @@ COMMENT ON VIEW sync.status IS 'How things stand, for people.';
 REVOKE ALL ON ALL TABLES IN SCHEMA sync FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA sync FROM PUBLIC;
 GRANT USAGE ON SCHEMA sync TO PUBLIC;
-GRANT EXECUTE ON FUNCTION sync.user_id(), sync.claims(), sync.param(text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION sync.user_id(), sync.claims(), sync.param(text), sync.device(), sync.batch_number(), sync.note(),
+    sync.note_text() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION sync.pull(bytea), sync.push(bytea) TO sync_transport;
 GRANT SELECT ON ALL TABLES IN SCHEMA sync TO sync_admin;
 GRANT EXECUTE ON FUNCTION sync.create_bucket(text, text, integer), sync.add_table(text, regclass, text, text, text[]),
-    sync.drop_table(text, regclass), sync.drop_bucket(text), sync.maintain(), sync.lease() TO sync_admin;
+    sync.drop_table(text, regclass), sync.drop_bucket(text), sync.maintain(), sync.lease(), sync.set_mode(regclass, text),
+    sync.add_upload_table(regclass, text[]), sync.drop_upload_table(regclass), sync.keys_per_lease() TO sync_admin;
 SELECT sync.remember_labels();

@@ -5,7 +5,7 @@ use crate::render::Renderer;
 use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
 use sync_shared::hash::Tag;
-use sync_shared::message::{self, ColumnDefault, EntryId};
+use sync_shared::message::{self, ColumnDefault, EntryId, Reference, TableMode};
 use sync_shared::Value;
 
 /// A table that devices may hold.
@@ -22,6 +22,19 @@ pub struct SyncedTable {
     pub columns: Vec<SyncedColumn>,
     /// Positions in `columns` of the primary key, in key order.
     pub key: Vec<usize>,
+    /// What devices may do with it.
+    pub mode: TableMode,
+}
+
+/// The sequence that makes a table's key, a single integer.
+pub struct KeySequence {
+    pub sequence: Oid,
+    /// The distance between two of its numbers.
+    pub step: i64,
+    /// What fits in the key's type.
+    pub fits: std::ops::RangeInclusive<i64>,
+    /// GENERATED ALWAYS: only leased numbers may be inserted.
+    pub always: bool,
 }
 
 /// A column that is sent.
@@ -130,7 +143,7 @@ pub fn tables_tagged(tags: Option<Vec<i64>>) -> Vec<SyncedTable> {
         let rows = client.select(
             "SELECT t.relid::oid, t.device_name, t.tag, a.attname::text, s.tag, a.atttypid,
                     coalesce(pg_catalog.array_position((i.indkey::int2[])[0:i.indnkeyatts - 1], a.attnum), 0), a.attnum::int4, a.attnotnull,
-                    a.attgenerated <> '', pg_catalog.pg_get_expr(d.adbin, d.adrelid), a.attidentity <> ''
+                    a.attgenerated <> '', pg_catalog.pg_get_expr(d.adbin, d.adrelid), a.attidentity <> '', t.mode
              FROM sync.synced_table t
              JOIN sync.synced_column s ON s.relid = t.relid
              JOIN pg_catalog.pg_attribute a ON a.attrelid = t.relid AND a.attnum = s.attnum AND NOT a.attisdropped
@@ -153,6 +166,7 @@ pub fn tables_tagged(tags: Option<Vec<i64>>) -> Vec<SyncedTable> {
                     tag,
                     columns: Vec::new(),
                     key: Vec::new(),
+                    mode: mode(row.get(13)?),
                 });
             }
             let column = SyncedColumn {
@@ -179,6 +193,32 @@ pub fn tables_tagged(tags: Option<Vec<i64>>) -> Vec<SyncedTable> {
         table.key = key;
     }
     tables
+}
+
+/// A mode by its name in `sync.synced_table`.
+fn mode(name: Option<&str>) -> TableMode {
+    match name {
+        Some("read_only") => TableMode::ReadOnly,
+        Some("insert_only") => TableMode::InsertOnly,
+        _ => TableMode::ReadWrite,
+    }
+}
+
+/// The sequence that makes a table's key, if one does.
+pub fn key_sequence(relation: Oid) -> Option<KeySequence> {
+    let read = Spi::connect(|c| {
+        let sql = "SELECT sequence::oid, step, low, high, always FROM sync.key_sequence($1::oid::regclass)";
+        let mut rows = c.select(sql, Some(1), &[relation.into()])?;
+        let Some(row) = rows.next() else { return Ok(None) };
+        let (low, high) = (row.get(3)?.unwrap_or(i64::MIN), row.get(4)?.unwrap_or(i64::MAX));
+        Ok::<_, spi::Error>(Some(KeySequence {
+            sequence: row.get(1)?.unwrap_or(Oid::INVALID),
+            step: row.get(2)?.unwrap_or(1),
+            fits: low..=high,
+            always: row.get(5)?.unwrap_or(false),
+        }))
+    });
+    spi("reading a key's sequence", read)
 }
 
 /// The schema as devices get it.
@@ -209,9 +249,9 @@ fn device_table(table: &SyncedTable) -> message::Table {
         tag: table.tag,
         columns: columns.collect(),
         indexes: indexes(table),
-        mode: message::TableMode::ReadWrite,
-        references: Vec::new(),
-        key_from_sequence: false,
+        mode: table.mode,
+        references: references(table),
+        key_from_sequence: key_sequence(table.relation).is_some(),
     }
 }
 
@@ -270,4 +310,36 @@ fn indexes(table: &SyncedTable) -> Vec<Vec<u16>> {
         Ok::<_, spi::Error>(indexes)
     });
     spi("reading indexes", read)
+}
+
+/// Foreign keys over sent columns to the whole primary key of another synced table, or of the same.
+fn references(table: &SyncedTable) -> Vec<Reference> {
+    let read = Spi::connect(|client| {
+        // The other table's key in its order, and which of our columns stands for each part of it.
+        let rows = client.select(
+            "SELECT t.tag, (SELECT pg_catalog.array_agg(s.tag ORDER BY k.n)
+                            FROM pg_catalog.unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) WITH ORDINALITY AS k(attnum, n)
+                            LEFT JOIN sync.synced_column s ON s.relid = c.conrelid
+                                AND s.attnum = c.conkey[pg_catalog.array_position(c.confkey, k.attnum)])
+             FROM pg_catalog.pg_constraint c
+             JOIN sync.synced_table t ON t.relid = c.confrelid
+             JOIN pg_catalog.pg_index i ON i.indrelid = c.confrelid AND i.indisprimary
+             WHERE c.conrelid = $1 AND c.contype = 'f' AND pg_catalog.cardinality(c.confkey) = i.indnkeyatts
+             ORDER BY c.conname",
+            None,
+            &[table.relation.into()],
+        )?;
+        let mut references = Vec::new();
+        for row in rows {
+            let tags = row.get::<Vec<Option<i64>>>(2)?.unwrap_or_default();
+            let position =
+                |tag: &Option<i64>| table.columns.iter().position(|c| Some(i64::from(c.tag)) == *tag).map(|p| p as u16);
+            let columns: Option<Vec<u16>> = tags.iter().map(position).collect();
+            let other = row.get::<i64>(1)?.unwrap_or_default() as Tag;
+            references.extend(columns.map(|columns| Reference { columns, table: other }));
+        }
+        references.dedup();
+        Ok::<_, spi::Error>(references)
+    });
+    spi("reading foreign keys", read)
 }

@@ -1,7 +1,7 @@
 //! pg_sync: the Postgres half. `CREATE EXTENSION pg_sync` runs the files in `sql/`; this crate holds what they call.
 //!
 //! # Layout
-//! - [`rules`], [`expr`]: create_bucket, add_table, and the expressions they are given
+//! - [`rules`], [`expr`]: create_bucket, add_table, and the expressions they are given; [`modes`]: what devices may do with a table
 //! - [`capture`]: triggers -> op log
 //! - [`render`], [`calendar`]: Postgres values <-> wire values, the same for capture, pull and push
 //! - [`identity`]: who asks
@@ -21,6 +21,7 @@ mod catalog;
 mod error;
 mod expr;
 mod identity;
+mod modes;
 mod pull;
 mod push;
 mod query;

@@ -11,19 +11,21 @@ use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
 
 /// Calls the second half with the rights of the extension's owner.
-fn run(sql: &str, arguments: &[DatumWithOid]) {
+pub fn run(sql: &str, arguments: &[DatumWithOid]) {
     spi("changing the rules", identity::as_owner(identity::owner(), || Spi::run_with_args(sql, arguments)));
 }
 
 /// Whoever puts a table's rows into buckets decides who gets them, and the key and filter run as the table's owner.
 fn refuse_unless_owned(rule: &str, table: Oid) {
+    owned(&format!("rule \"{rule}\", table {}: only its owner can add it", relation_name(table)), table);
+}
+
+/// Refuses whoever does not own a table.
+pub fn owned(otherwise: &str, table: Oid) {
     let sql = "SELECT pg_catalog.pg_has_role(relowner, 'USAGE') FROM pg_catalog.pg_class WHERE oid = $1";
     let owned = Spi::connect(|c| c.select(sql, Some(1), &[table.into()])?.first().get_one::<bool>());
     if spi("reading the table's owner", owned) != Some(true) {
-        raise(
-            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-            format!("rule \"{rule}\", table {}: only its owner can add it", relation_name(table)),
-        );
+        raise(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, otherwise);
     }
 }
 

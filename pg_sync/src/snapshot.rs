@@ -110,13 +110,7 @@ impl Lineage {
                 let lsn = pg_sys::GetXLogReplayRecPtr(&mut timeline);
                 (timeline, lsn)
             } else {
-                let mut lsn = pg_sys::GetXLogInsertRecPtr();
-                // Right after a page was filled the position is behind the next page's header, which is not written yet.
-                let within = lsn % u64::from(pg_sys::XLOG_BLCKSZ);
-                if within <= 40 {
-                    lsn -= within;
-                }
-                pg_sys::XLogFlush(lsn);
+                let lsn = flush_log();
                 (pg_sys::GetWALInsertionTimeLine(), lsn)
             }
         };
@@ -219,6 +213,21 @@ pub fn with_latest<R>(f: impl FnOnce() -> R) -> R {
         let result = f();
         pg_sys::PopActiveSnapshot();
         result
+    }
+}
+
+/// Brings everything that was logged so far to disk, and answers up to where.
+pub fn flush_log() -> u64 {
+    // SAFETY: reads of shared state; XLogFlush needs no transaction id. Not to be called during recovery.
+    unsafe {
+        let mut lsn = pg_sys::GetXLogInsertRecPtr();
+        // Right after a page was filled the position is behind the next page's header, which is not written yet.
+        let within = lsn % u64::from(pg_sys::XLOG_BLCKSZ);
+        if within <= 40 {
+            lsn -= within;
+        }
+        pg_sys::XLogFlush(lsn);
+        lsn
     }
 }
 

@@ -94,6 +94,11 @@ impl Authors {
         Ok(answer.row.map(|values| if entry.key.is_empty() { Vec::new() } else { values }))
     }
 
+    /// Whether a key is a number that was leased to the device, or to another one of its user.
+    pub fn has_leased(&self, relation: Oid, key: i64) -> bool {
+        crate::identity::as_owner(self.owner, || pinned(|| super::lease::is_leased(self.device, relation, key)))
+    }
+
     /// Who set the column with this bit in `sync.op.changed`, as far as that matters to an edit of `mine_at`.
     pub fn of(&self, trace: &Trace, bit: u8, mine_at: EditTime) -> Author {
         let mask = 1i64 << bit;

@@ -11,7 +11,7 @@ use pgrx::pg_sys::Oid;
 use std::collections::HashMap;
 use sync_shared::clock::EditTime;
 use sync_shared::hash::Tag;
-use sync_shared::message::{Batch, Change, ChangeKind, Conflict};
+use sync_shared::message::{Batch, Change, ChangeKind, Conflict, TableMode};
 use sync_shared::Value;
 
 /// How often a delete looks again at a row that others change at the same time.
@@ -88,6 +88,7 @@ impl<'r> Row<'r> {
         if !shape {
             return Err(self.malformed("its values do not match its columns"));
         }
+        self.target.allows(change.kind)?;
         match change.kind {
             ChangeKind::Insert => self.insert(),
             ChangeKind::Update => self.update(),
@@ -141,6 +142,9 @@ impl<'r> Row<'r> {
         if self.exists(&key)? {
             let columns: Vec<usize> = wishes.iter().map(|w| w.column).collect();
             if let Some(current) = self.target.current(self.statements, &columns, &key, false, LOCK)? {
+                if !self.may_merge(&key, &wishes, &current)? {
+                    return Err(self.target.taken());
+                }
                 return self.merge(&key, &wishes, current);
             }
             // Not visible to the user: the insert says what Postgres says to that.
@@ -153,10 +157,42 @@ impl<'r> Row<'r> {
         }
         let places: Vec<String> = (1..=columns.len()).map(|i| format!("${i}")).collect();
         let (table, names) = (&self.target.table.name, self.target.names(&columns));
-        let sql = format!("INSERT INTO {table} ({names}) VALUES ({})", places.join(", "));
+        let overriding = if self.is_leased() && self.target.sequence.as_ref().is_some_and(|s| s.always) {
+            " OVERRIDING SYSTEM VALUE"
+        } else {
+            ""
+        };
+        let sql = format!("INSERT INTO {table} ({names}){overriding} VALUES ({})", places.join(", "));
         match self.statements.run(&sql, &parameters, &mut [])?.count {
             0 => Err(self.denied("insert")),
             _ => Ok(()),
+        }
+    }
+
+    /// Whether an insert may be merged into the row that has its key. Not where that row is a stranger's, whose key comes from the
+    /// same sequence, and not where rows do not change.
+    fn may_merge(&mut self, key: &[Parameter], wishes: &[Wish<'_>], current: &[Value]) -> Result<bool, Refusal> {
+        if self.target.table.mode == TableMode::InsertOnly {
+            for (wish, theirs) in wishes.iter().zip(current) {
+                let mine = self.target.read(self.statements, wish.column, wish.mine)?;
+                if self.statements.render(&mut self.target.renderers[wish.column], mine)? != *theirs {
+                    return Ok(false);
+                }
+            }
+            return Ok(true);
+        }
+        if self.target.sequence.is_none() || self.is_leased() {
+            return Ok(true);
+        }
+        let column = self.target.table.key[0];
+        Ok(self.author(&mut None, key, column)? == Author::Device)
+    }
+
+    /// Whether the key is a number that was leased to this device, or to another of the same user.
+    fn is_leased(&self) -> bool {
+        match (&self.target.sequence, self.change.key.as_slice()) {
+            (Some(_), [Value::Integer(key)]) => self.authors.has_leased(self.target.table.relation, *key),
+            _ => false,
         }
     }
 

@@ -6,6 +6,7 @@
 //! - [`batch`]: changes -> rows; [`target`], [`statements`]: the SQL for it
 //! - [`conflict`], [`author`]: what happens where both sides changed the same thing
 //! - [`constraints`]: deferred ones are checked batch by batch
+//! - [`lease`]: numbers for keys; [`note`]: what triggers may ask about the batch
 //! - [`role`]: whose rights and settings each part runs with
 //!
 //! The function itself has the caller's settings, so that triggers and policies see them; everything that is not the end user's
@@ -15,6 +16,8 @@ mod author;
 mod batch;
 mod conflict;
 mod constraints;
+mod lease;
+mod note;
 mod refusal;
 mod registry;
 mod role;
@@ -48,13 +51,14 @@ fn push(batches: &[u8]) -> Vec<u8> {
     let request: PushRequest = envelope::decode(batches)
         .unwrap_or_else(|e| raise(PgSqlErrorCode::ERRCODE_INVALID_BINARY_REPRESENTATION, format!("not a push request: {e}")));
     registry::check(&request);
+    let claims = identity::believed_claims().map(|claims| claims.to_string());
     let owner = identity::owner();
-    let reply = identity::as_owner(owner, || answer(&request, user, writer, owner));
+    let reply = identity::as_owner(owner, || answer(&request, user, writer, claims, owner));
     envelope::encode(&reply)
         .unwrap_or_else(|e| raise(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, format!("the answer cannot be sent: {e}")))
 }
 
-fn answer(request: &PushRequest, user: String, writer: Oid, owner: Oid) -> PushReply {
+fn answer(request: &PushRequest, user: String, writer: Oid, claims: Option<String>, owner: Oid) -> PushReply {
     let reply = |state, message: &str, last, results| PushReply {
         state,
         message: message.into(),
@@ -85,12 +89,26 @@ fn answer(request: &PushRequest, user: String, writer: Oid, owner: Oid) -> PushR
         return reply(PushState::Fork, message, device.last, Vec::new());
     }
     let targets = pinned(|| target::of(request, writer));
-    let push =
-        Push { writer, owner, authors: Authors::new(owner, device.id), targets, known, modes: None, last: device.last, device };
-    let (state, message, last, results) = push.run(request);
+    let push = Push {
+        writer,
+        owner,
+        claims,
+        authors: Authors::new(owner, device.id),
+        targets,
+        known,
+        modes: None,
+        last: device.last,
+        device,
+    };
+    let (device, (state, message, last, results)) = push.run(request);
+    let (leases, refused) = match state {
+        PushState::Taken => pinned(|| lease::give(request, &device, writer)),
+        _ => Default::default(),
+    };
+    let message = if message.is_empty() { refused } else { message };
     // Verification of small tables begins by itself. Reading which are left costs next to nothing.
     pinned(|| spi("building sums", Spi::run("SELECT sync.build_small() FROM sync.entry WHERE state = 'building' LIMIT 1")));
-    reply(state, &message, last, results)
+    PushReply { leases, ..reply(state, &message, last, results) }
 }
 
 fn held(batch: &Batch, user: &str) -> BatchResult {
@@ -104,10 +122,15 @@ fn now() -> i64 {
     since.map_or(0, |d| i64::try_from(d.as_micros()).unwrap_or(i64::MAX))
 }
 
+/// State, message, the last batch taken, and what became of each.
+type Answered = (PushState, String, Option<BatchId>, Vec<BatchResult>);
+
 /// One push of a device that may.
 struct Push {
     writer: Oid,
     owner: Oid,
+    /// The sender's believed claims.
+    claims: Option<String>,
     device: Device,
     authors: Authors,
     targets: HashMap<Tag, Target>,
@@ -119,7 +142,7 @@ struct Push {
 }
 
 impl Push {
-    fn run(mut self, request: &PushRequest) -> (PushState, String, Option<BatchId>, Vec<BatchResult>) {
+    fn run(mut self, request: &PushRequest) -> (Device, Answered) {
         let mut results: Vec<BatchResult> = Vec::new();
         let mut records: Vec<Record<'_>> = Vec::new();
         let mut state = (PushState::Taken, String::new());
@@ -144,7 +167,7 @@ impl Push {
             if let Some(result) = known {
                 let result = BatchResult { id, ..result };
                 if id.number > last {
-                    records.push(Record { batch, result: result.clone(), edited, repeats: true });
+                    records.push(Record { batch, result: result.clone(), edited, repeats: true, note: None });
                     self.last = Some(id);
                 }
                 results.push(result);
@@ -158,7 +181,7 @@ impl Push {
                 waits = Some(Refusal::new("28000", message, ""));
                 continue;
             }
-            let (result, goes_on) = self.take(batch, edited);
+            let (result, goes_on, note) = self.take(batch, edited);
             if result.verdict == Verdict::Later {
                 let message = format!("waits behind batch {}: {}", id.number, result.message);
                 waits = Some(Refusal::new(&result.code, message, ""));
@@ -167,46 +190,47 @@ impl Push {
                     waits = Some(Refusal::new("55000", "constraints of one name differ in their mode: one batch at a time", ""));
                 }
                 self.known.insert(random, Known { user: self.device.user.clone(), result: result.clone() });
-                records.push(Record { batch, result: result.clone(), edited, repeats: false });
+                records.push(Record { batch, result: result.clone(), edited, repeats: false, note });
                 self.last = Some(id);
             }
             results.push(result);
         }
         pinned(|| {
-            registry::remember(&self.device, self.last, &records);
+            registry::remember(&self.device, self.last, &records, self.writer, self.claims.as_deref());
             let fresh = records.iter().filter(|r| !r.repeats).map(|r| &r.result);
             let conflicts = fresh.flat_map(|r| r.conflicts.iter().map(|c| (r.id.number, c)));
             conflict::remember(self.device.id, conflicts, &self.targets);
         });
-        (state.0, state.1, self.last, results)
+        (self.device, (state.0, state.1, self.last, results))
     }
 
-    /// Applies a batch that is next. Also answers whether another may follow in this transaction.
-    fn take(&mut self, batch: &Batch, edited: i64) -> (BatchResult, bool) {
+    /// Applies a batch that is next. Also answers whether another may follow in this transaction, and the note that was read.
+    fn take(&mut self, batch: &Batch, edited: i64) -> (BatchResult, bool, Option<String>) {
+        let note = match note::read(batch) {
+            Ok(note) => note,
+            Err(refusal) => return (refused(batch.id, refusal), true, None),
+        };
         let modes = self.modes.take().unwrap_or_else(|| pinned(Modes::read));
-        let mut taken = self.try_once(batch, edited, &modes);
+        let mut taken = self.try_once(batch, edited, &modes, &note);
         for _ in 1..TRIES {
             // A row with the key of one of its inserts was committed after it was looked for.
             let Err(refusal) = &taken else { break };
             if refusal.code != "23505" || !pinned(|| target::is_primary_key(&refusal.subject)) {
                 break;
             }
-            taken = self.try_once(batch, edited, &modes);
+            taken = self.try_once(batch, edited, &modes, &note);
         }
         self.modes = Some(modes);
         match taken {
             Ok((conflicts, goes_on)) if conflicts.is_empty() => {
-                (registry::result(batch.id, Verdict::Accepted, Refusal::default()), goes_on)
+                (registry::result(batch.id, Verdict::Accepted, Refusal::default()), goes_on, note)
             }
             Ok((conflicts, goes_on)) => {
                 let reasons: Vec<&str> = conflicts.iter().take(3).map(|c| c.reason.as_str()).collect();
                 let refusal = Refusal::new("00000", reasons.join("; "), "");
-                (BatchResult { conflicts, ..registry::result(batch.id, Verdict::Merged, refusal) }, goes_on)
+                (BatchResult { conflicts, ..registry::result(batch.id, Verdict::Merged, refusal) }, goes_on, note)
             }
-            Err(refusal) => {
-                let verdict = if refusal.passing { Verdict::Later } else { Verdict::Rejected };
-                (registry::result(batch.id, verdict, refusal), true)
-            }
+            Err(refusal) => (refused(batch.id, refusal), true, note),
         }
     }
 
@@ -215,11 +239,13 @@ impl Push {
         batch: &Batch,
         edited: i64,
         modes: &Modes,
+        note: &Option<String>,
     ) -> Result<(Vec<sync_shared::message::Conflict>, bool), Refusal> {
-        let Push { writer, owner, authors, targets, .. } = self;
+        let Push { writer, owner, authors, targets, device, .. } = self;
         subtransaction::run(|| {
             let mut context = batch::Context { targets, authors, owner: *owner, edited };
             let _edited = Edited::begin(edited);
+            let _note = note::Scope::begin(device.id, batch.id.number, note.clone());
             let conflicts = role::as_writer(*writer, || {
                 let conflicts = batch::apply(&mut context, batch);
                 if conflicts.is_ok() {
@@ -230,6 +256,12 @@ impl Push {
             Ok((conflicts, pinned(|| modes.restore())))
         })
     }
+}
+
+/// The answer for a batch that was not applied.
+fn refused(id: BatchId, refusal: Refusal) -> BatchResult {
+    let verdict = if refusal.passing { Verdict::Later } else { Verdict::Rejected };
+    registry::result(id, verdict, refusal)
 }
 
 /// While it lives, captured changes bear the time of their edit on the device.

@@ -2,6 +2,7 @@
 
 use super::refusal::Refusal;
 use crate::error::{raise, spi};
+use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
 use pgrx::Uuid as PgUuid;
 use std::collections::HashMap;
@@ -32,9 +33,12 @@ pub struct Record<'a> {
     pub edited: i64,
     /// It was taken before, under another number.
     pub repeats: bool,
+    /// The application's note, as far as it can be read.
+    pub note: Option<String>,
 }
 
-fn pg(id: Uuid) -> PgUuid {
+/// A UUID as Postgres takes it.
+pub fn pg(id: Uuid) -> PgUuid {
     PgUuid::from_bytes(*id.as_bytes())
 }
 
@@ -112,7 +116,7 @@ pub fn known(request: &PushRequest) -> HashMap<[u8; 16], Known> {
 }
 
 /// Remembers what became of the batches, who sent them, and that this history has a witness more.
-pub fn remember(device: &Device, last: Option<BatchId>, records: &[Record<'_>]) {
+pub fn remember(device: &Device, last: Option<BatchId>, records: &[Record<'_>], writer: Oid, claims: Option<&str>) {
     let written = Spi::connect_mut(|c| {
         for record in records {
             let BatchResult { id, verdict, code, message, subject, .. } = &record.result;
@@ -123,12 +127,13 @@ pub fn remember(device: &Device, last: Option<BatchId>, records: &[Record<'_>]) 
             };
             let keeps = verdict != "accepted" && !record.repeats;
             let content = keeps.then(|| content(device.id, record.batch)).flatten();
-            let answer = (keeps && verdict == "merged").then(|| answer(&record.result)).flatten();
+            let answer = (keeps && !record.result.conflicts.is_empty()).then(|| answer(&record.result)).flatten();
+            let claims = claims.filter(|_| verdict == "rejected");
             c.update(
                 "INSERT INTO sync.batch (device, number, random, xid, snapshot, user_id, edited, verdict, code, message, subject,
-                     content, answer, repeats)
+                     content, answer, repeats, role, claims, note)
                  VALUES ($1, $2, $3, pg_current_xact_id(), pg_current_snapshot(), $4, to_timestamp($5 / 1000000.0), $6, $7, $8, $9,
-                     $10, $11, $12)",
+                     $10, $11, $12, $13::oid::regrole, $14::jsonb, $15::jsonb)",
                 None,
                 &[
                     pg(device.id).into(),
@@ -143,6 +148,9 @@ pub fn remember(device: &Device, last: Option<BatchId>, records: &[Record<'_>]) 
                     content.into(),
                     answer.into(),
                     record.repeats.into(),
+                    writer.into(),
+                    claims.into(),
+                    record.note.as_deref().into(),
                 ],
             )?;
         }

@@ -32,6 +32,18 @@ pub fn may_select(relation: pg_sys::Oid, role: pg_sys::Oid) -> bool {
     unsafe { pg_sys::pg_class_aclcheck(relation, role, mode) == pg_sys::AclResult::ACLCHECK_OK }
 }
 
+/// Whether `role` may insert into a table, or into some of its columns.
+pub fn may_insert(relation: pg_sys::Oid, role: pg_sys::Oid) -> bool {
+    #[allow(clippy::useless_conversion)]
+    let mode: pg_sys::AclMode = pg_sys::ACL_INSERT.into();
+    // SAFETY: look-ups by OID.
+    unsafe {
+        pg_sys::pg_class_aclcheck(relation, role, mode) == pg_sys::AclResult::ACLCHECK_OK
+            || pg_sys::pg_attribute_aclcheck_all(relation, role, mode, pg_sys::AclMaskHow::ACLMASK_ANY)
+                == pg_sys::AclResult::ACLCHECK_OK
+    }
+}
+
 /// Keeps a table's columns as they are until the transaction ends.
 pub fn keep_columns(relation: pg_sys::Oid) {
     // SAFETY: takes a lock by OID, also of a relation that is gone.

@@ -6,7 +6,7 @@ use super::refusal::Refusal;
 use super::role;
 use super::statements::{Parameter, Statements};
 use super::subtransaction::set_column;
-use crate::catalog::{self, SyncedTable};
+use crate::catalog::{self, KeySequence, SyncedTable};
 use crate::error::spi;
 use crate::expr::quote;
 use crate::query::operator;
@@ -15,7 +15,7 @@ use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
 use std::collections::HashMap;
 use sync_shared::hash::Tag;
-use sync_shared::message::PushRequest;
+use sync_shared::message::{ChangeKind, PushRequest, TableMode};
 use sync_shared::Value;
 
 /// One table.
@@ -27,6 +27,8 @@ pub struct Target {
     equal: Vec<String>,
     /// The writing role may read all of it: see [`Target::version`].
     readable: bool,
+    /// What makes its key.
+    pub sequence: Option<KeySequence>,
 }
 
 /// By tag, those that a request names. Their columns stay as they are until the transaction ends.
@@ -54,6 +56,7 @@ pub fn of(request: &PushRequest, writer: Oid) -> HashMap<Tag, Target> {
             renderers: table.columns.iter().map(|c| Renderer::new(c.type_oid)).collect(),
             equal: table.key.iter().map(equal).collect(),
             readable: role::may_select(table.relation, writer),
+            sequence: catalog::key_sequence(table.relation),
             table,
         };
         (target.table.tag, target)
@@ -69,6 +72,28 @@ pub fn is_primary_key(constraint: &str) -> bool {
 }
 
 impl Target {
+    /// Refuses what the table's mode does not let devices do.
+    pub fn allows(&self, kind: ChangeKind) -> Result<(), Refusal> {
+        let name = &self.table.name;
+        let message = match (self.table.mode, kind) {
+            (TableMode::ReadWrite, _) | (TableMode::InsertOnly, ChangeKind::Insert) => return Ok(()),
+            (TableMode::ReadOnly, _) => format!("table {name} is read_only for devices: its rows come from the server"),
+            (TableMode::InsertOnly, _) => {
+                format!("table {name} is insert_only for devices: its rows are neither changed nor deleted")
+            }
+        };
+        Err(Refusal::new("42501", message, &self.table.device_name))
+    }
+
+    /// Says that an insert's key belongs to another row.
+    pub fn taken(&self) -> Refusal {
+        let sql = "SELECT conname::text FROM pg_constraint WHERE conrelid = $1 AND contype = 'p'";
+        let name = Spi::connect(|c| c.select(sql, Some(1), &[self.table.relation.into()])?.first().get_one::<String>());
+        let name = name.ok().flatten().unwrap_or_else(|| self.table.device_name.clone());
+        let message = format!("table {}: another row has this key already (constraint \"{name}\")", self.table.name);
+        Refusal::new("23505", message, name)
+    }
+
     /// Where a column stands. A device may know columns that are gone, or not sent any longer.
     pub fn position(&self, tag: Tag) -> Result<usize, Refusal> {
         self.table.columns.iter().position(|c| c.tag == tag).ok_or_else(|| {

@@ -137,7 +137,7 @@ fn a_revoked_device_is_refused() {
     db.run("UPDATE sync.device SET revoked = now()");
     let batch = phone.batch(vec![new_item(2)]);
     let reply = phone.push(&mut server, vec![batch]);
-    assert_eq!(reply.state, PushState::Refused);
+    assert_eq!(reply.state, PushState::Revoked);
     assert!(reply.message.contains("revoked"), "{}", reply.message);
     assert_eq!(server_value(&mut server, "SELECT count(*) FROM item"), "1");
 }

@@ -2,6 +2,9 @@
 
 mod conflicts;
 mod identity;
+mod leases;
+mod modes;
+mod notes;
 mod phone;
 mod refusals;
 mod rights;

@@ -3,7 +3,7 @@
 use postgres::Client;
 use sync_shared::hash::tag;
 use sync_shared::message::{
-    Batch, BatchId, BatchRandom, BatchResult, Change, ChangeKind, PushReply, PushRequest, PushState, Verdict,
+    Batch, BatchId, BatchRandom, BatchResult, Change, ChangeKind, KeyWant, PushReply, PushRequest, PushState, Verdict,
 };
 use sync_shared::{envelope, Value};
 use sync_tests::device::server_push;
@@ -83,7 +83,14 @@ impl Phone {
     }
 
     pub fn push(&self, server: &mut Client, batches: Vec<Batch>) -> PushReply {
-        let request = envelope::encode(&PushRequest { device: self.device, batches, wants: vec![] }).expect("a request");
+        self.push_and_want(server, batches, &[])
+    }
+
+    /// Also asks for numbers for the keys of tables.
+    pub fn push_and_want(&self, server: &mut Client, batches: Vec<Batch>, wants: &[(&str, u32)]) -> PushReply {
+        let want = |&(table, count): &(&str, u32)| KeyWant { table: tag(&format!("public.{table}")), count };
+        let wants = wants.iter().map(want).collect();
+        let request = envelope::encode(&PushRequest { device: self.device, batches, wants }).expect("a request");
         let reply = server_push(server, &self.user, &request).expect("sync.push answers");
         envelope::decode(&reply).expect("a reply")
     }

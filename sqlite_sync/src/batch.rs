@@ -24,33 +24,58 @@ const BATCH_FRAME: usize = 512;
 /// After this long without a push an empty one renews the lease, in microseconds.
 const RENEW_MICROS: i64 = 24 * 3600 * 1_000_000;
 
-/// Keeps a sealed transaction. False: it is too large to be sent, and was rejected.
-pub fn keep(db: Db<'_>, infos: &[TableInfo], changes: Vec<(i64, Change)>, edited: i64, user: &str) -> Result<bool> {
+/// A sealed transaction.
+pub struct Sealed {
+    pub changes: Vec<Sent>,
+    pub edited: i64,
+    /// JSON of the application's, or empty.
+    pub note: String,
+    pub priority: i64,
+}
+
+/// One change of a sealed transaction.
+pub struct Sent {
+    /// The table's number.
+    pub table: i64,
+    pub change: Change,
+    /// The key is to give way to one that the server leased.
+    pub chosen: bool,
+}
+
+/// Keeps a sealed transaction under a new id. None: it is too large to be sent, and was rejected.
+pub fn keep(db: Db<'_>, infos: &[TableInfo], sealed: Sealed, user: &str) -> Result<Option<i64>> {
     let random = Uuid::new_v4().into_bytes();
     let id = db.number(
-        "INSERT INTO main.sync_batch(random, edited, user, bytes) VALUES (?1, ?2, ?3, 0) RETURNING id",
-        &[ValueRef::Blob(&random), ValueRef::Integer(edited), ValueRef::Text(user)],
+        "INSERT INTO main.sync_batch(random, edited, user, bytes, note, priority, place) VALUES (?1, ?2, ?3, 0, ?4, ?5, ?5) RETURNING id",
+        &[
+            ValueRef::Blob(&random),
+            ValueRef::Integer(sealed.edited),
+            ValueRef::Text(user),
+            ValueRef::Text(&sealed.note),
+            ValueRef::Integer(sealed.priority),
+        ],
     )?;
-    let mut bytes = BATCH_FRAME;
-    let mut insert = db.prepare("INSERT INTO main.sync_change(batch, tbl, key, body) VALUES (?1, ?2, ?3, ?4)")?;
+    let mut bytes = BATCH_FRAME + sealed.note.len();
+    let mut insert = db.prepare("INSERT INTO main.sync_change(batch, tbl, key, body, chosen) VALUES (?1, ?2, ?3, ?4, ?5)")?;
     let mut scratch = Vec::new();
-    for (table, change) in changes {
+    for Sent { table, change, chosen } in sealed.changes {
         let body = pack_change(&change)?;
         bytes += body.len();
         let key = Key(change.key);
-        insert.run(&[ValueRef::Integer(id), ValueRef::Integer(table), key.stored(&mut scratch), ValueRef::Blob(&body)])?;
+        let (id, chosen) = (ValueRef::Integer(id), ValueRef::Integer(i64::from(chosen)));
+        insert.run(&[id, ValueRef::Integer(table), key.stored(&mut scratch), ValueRef::Blob(&body), chosen])?;
     }
     db.run("UPDATE main.sync_batch SET bytes = ?2 WHERE id = ?1", &[ValueRef::Integer(id), ValueRef::Integer(bytes as i64)])?;
     let limit = meta::setting(db, "batch_bytes", limits::BATCH_BYTES as i64)?.min(limits::BATCH_BYTES as i64);
     if bytes as i64 <= limit {
-        return Ok(true);
+        return Ok(Some(id));
     }
     let message = format!(
         "this transaction has {bytes} bytes, more than the {limit} that the setting batch_bytes (in sync_setting, at most {}) allows: write the rows again in smaller transactions",
         limits::BATCH_BYTES
     );
     reject(db, infos, id, "too_large", &message, "")?;
-    Ok(false)
+    Ok(None)
 }
 
 /// Keeps a batch as a record: it will not be sent, and what it did is no longer shown.
@@ -90,51 +115,80 @@ pub fn next_push(db: Db<'_>) -> Result<Option<Vec<u8>>> {
     if foreign > 0 {
         take_back(db, foreign - 1)?;
     }
-    let mut found = db.all(
-        "SELECT id, number, random, edited, user, bytes FROM main.sync_batch WHERE state = 0 AND (user = ?1 OR user = '' OR ?1 = '') \
-         ORDER BY coalesce(number, 9223372036854775807), id LIMIT ?2",
-        &[ValueRef::Text(&user), ValueRef::Integer(limits::BATCHES_PER_PUSH as i64)],
-        |row| {
-            let random: [u8; 16] = row.blob(2).try_into().map_err(|_| Error::plain("sync_batch is damaged: a batch has no random bytes"))?;
-            let number = if let ValueRef::Integer(n) = row.value(1) { Some(n) } else { None };
-            Ok((row.integer(0), number, random, row.integer(3), row.text(4), row.integer(5) as usize))
-        },
-    )?;
-    let mut total = 0;
-    let fits = found
-        .iter()
-        .take_while(|b| {
-            total += b.5;
-            total <= limits::PUSH_BYTES
-        })
-        .count();
-    found.truncate(fits.max(1));
+    let found = next_batches(db, &user)?;
     if found.is_empty() && !registers(db)? {
         return Ok(None);
     }
     let mut batches = Vec::with_capacity(found.len());
-    for (id, number, random, edited, user, _) in found {
-        let number = match number {
+    for next in found {
+        let number = match next.number {
             Some(number) => number,
             None => {
-                let next = meta::number(db, "last_number")? + 1;
-                meta::set_number(db, "last_number", next)?;
-                db.run(
-                    "UPDATE main.sync_batch SET number = ?2 WHERE id = ?1",
-                    &[ValueRef::Integer(id), ValueRef::Integer(next)],
-                )?;
-                next
+                let number = meta::number(db, "last_number")? + 1;
+                meta::set_number(db, "last_number", number)?;
+                let binds = [ValueRef::Integer(next.id), ValueRef::Integer(number)];
+                db.run("UPDATE main.sync_batch SET number = ?2, former = NULL WHERE id = ?1", &binds)?;
+                number
             }
         };
         batches.push(Batch {
-            id: BatchId { number, random: ByteArray::new(random) },
-            edited,
-            user,
-            changes: changes_of(db, id)?,
-            note: String::new(),
+            id: BatchId { number, random: ByteArray::new(next.random) },
+            edited: next.edited,
+            user: next.user,
+            changes: changes_of(db, next.id)?,
+            note: next.note,
         });
     }
     Ok(Some(envelope::encode(&PushRequest { device: meta::device(db)?, batches, wants: Vec::new() })?))
+}
+
+/// A batch that is to be sent.
+struct Next {
+    id: i64,
+    number: Option<i64>,
+    /// It had a number under another device id, and keeps its place.
+    numbered_before: bool,
+    place: i64,
+    random: [u8; 16],
+    edited: i64,
+    user: String,
+    bytes: usize,
+    note: String,
+}
+
+/// The batches of the next push, in their order. The more urgent ones travel alone: what waits behind them is not waited for.
+fn next_batches(db: Db<'_>, user: &str) -> Result<Vec<Next>> {
+    let mut found = db.all(
+        "SELECT id, number, former IS NOT NULL, place, random, edited, user, bytes, note FROM main.sync_batch \
+         WHERE state = 0 AND keyless = 0 AND (user = ?1 OR user = '' OR ?1 = '') \
+         ORDER BY number NULLS LAST, former NULLS LAST, place, id LIMIT ?2",
+        &[ValueRef::Text(user), ValueRef::Integer(limits::BATCHES_PER_PUSH as i64)],
+        |row| {
+            Ok(Next {
+                id: row.integer(0),
+                number: if let ValueRef::Integer(n) = row.value(1) { Some(n) } else { None },
+                numbered_before: row.integer(2) != 0,
+                place: row.integer(3),
+                random: row.blob(4).try_into().map_err(|_| Error::plain("sync_batch is damaged: a batch has no random bytes"))?,
+                edited: row.integer(5),
+                user: row.text(6),
+                bytes: row.integer(7) as usize,
+                note: row.text(8),
+            })
+        },
+    )?;
+    let first = found.first().map_or(0, |b| b.place);
+    let (mut total, mut count) = (0, 0);
+    for next in &found {
+        total += next.bytes;
+        let less_urgent = next.number.is_none() && !next.numbered_before && next.place > first;
+        if count > 0 && (total > limits::PUSH_BYTES || less_urgent) {
+            break;
+        }
+        count += 1;
+    }
+    found.truncate(count);
+    Ok(found)
 }
 
 /// Whether an empty push is due: once for a device that has published but is not known to the server, and once a day.
@@ -151,7 +205,8 @@ fn registers(db: Db<'_>) -> Result<bool> {
 
 /// Numbers above `last` that the server does not have are free again.
 pub fn take_back(db: Db<'_>, last: i64) -> Result<()> {
-    db.run("UPDATE main.sync_batch SET number = NULL WHERE state IN (0, 4) AND number > ?1", &[ValueRef::Integer(last)])?;
+    let sql = "UPDATE main.sync_batch SET former = number, number = NULL WHERE state IN (0, 4) AND number > ?1";
+    db.run(sql, &[ValueRef::Integer(last)])?;
     let highest = db.number("SELECT coalesce(max(number), 0) FROM main.sync_batch", &[])?;
     meta::set_number(db, "last_number", last.max(highest))
 }
@@ -175,7 +230,7 @@ pub fn signed_in(db: Db<'_>, user: &str) -> Result<()> {
 /// A new identity: every batch that is still kept and may have to be sent again is numbered from 1, in its old order.
 pub fn renumber(db: Db<'_>) -> Result<()> {
     meta::set(db, "device", ValueRef::Text(&Uuid::new_v4().to_string()))?;
-    db.run("UPDATE main.sync_batch SET number = NULL", &[])?;
+    db.run("UPDATE main.sync_batch SET former = coalesce(number, former), number = NULL", &[])?;
     db.run("UPDATE main.sync_batch SET state = 0 WHERE state = 1", &[])?;
     meta::set_number(db, "last_number", 0)?;
     meta::set_number(db, "pushed_at", 0)

@@ -24,6 +24,8 @@ pub const INSERTED: &str = "i";
 
 /// An entry of table 0, about the transaction: its note.
 pub const NOTE: &str = "n";
+/// An entry of table 0, about the transaction: its priority.
+pub const PRIORITY: &str = "p";
 
 /// Appends an entry about the open transaction; it goes where the transaction or a savepoint is rolled back.
 pub fn say(db: Db<'_>, kind: &str, value: ValueRef<'_>) -> Result<()> {

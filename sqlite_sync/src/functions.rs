@@ -5,10 +5,10 @@ use crate::error::{Error, Result};
 use crate::host::{self, Answer, Db};
 use crate::store::Store;
 use crate::transaction::transaction;
-use crate::{batch, boundary, file, pull, records, seal, sums, wipe};
+use crate::{batch, boundary, capture, file, json, pull, records, seal, sums, wipe};
 use sqlite_loadable::FunctionFlags;
 use std::collections::BTreeMap;
-use sync_shared::ValueRef;
+use sync_shared::{limits, ValueRef};
 
 /// Registers every function on a connection.
 pub fn register(db: Db<'_>) -> Result<()> {
@@ -47,7 +47,32 @@ pub fn register(db: Db<'_>) -> Result<()> {
         _ => Err(Error::plain("sync_sign_out takes 'keep' (rows and unsent writes stay) or 'wipe' (everything synced goes)")),
     })?;
     register_records(db, flags)?;
+    register_sayings(db, flags)?;
     host::define(db, "sync_version", 0, flags, |_, _| Ok(Answer::Text(env!("CARGO_PKG_VERSION").into())))
+}
+
+/// What the application says about its open transaction.
+fn register_sayings(db: Db<'_>, flags: FunctionFlags) -> Result<()> {
+    host::define(db, "sync_note", 1, flags, |db, args| match args {
+        [ValueRef::Text(note)] if note.len() > limits::NOTE_BYTES => {
+            Err(Error::plain(format!("a note has at most {} bytes, this one has {}", limits::NOTE_BYTES, note.len())))
+        }
+        [note @ ValueRef::Text(text)] if json::is_json(text) => say(db, "sync_note", capture::NOTE, *note),
+        _ => Err(Error::plain("sync_note(json) takes JSON as a text, such as '{\"why\":\"import\"}'")),
+    })?;
+    host::define(db, "sync_priority", 1, flags, |db, args| match args {
+        [priority @ ValueRef::Integer(_)] => say(db, "sync_priority", capture::PRIORITY, *priority),
+        _ => Err(Error::plain("sync_priority(n) takes a whole number: 0 is usual, -1 is sooner, 1 is later")),
+    })
+}
+
+fn say(db: Db<'_>, function: &str, kind: &str, value: ValueRef<'_>) -> Result<Answer> {
+    if db.autocommit() {
+        return Err(Error::plain(format!("{function} is about the open transaction: BEGIN one, call it there, then COMMIT")));
+    }
+    file::ready(db)?;
+    capture::say(db, kind, value)?;
+    Ok(Answer::Null)
 }
 
 fn register_records(db: Db<'_>, flags: FunctionFlags) -> Result<()> {

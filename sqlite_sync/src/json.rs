@@ -74,3 +74,8 @@ fn bytes_of(hex: &str) -> Option<Vec<u8>> {
         .map(|pair| std::str::from_utf8(pair).ok().filter(|p| p.len() == 2).and_then(|p| u8::from_str_radix(p, 16).ok()))
         .collect()
 }
+
+/// Whether a text is JSON.
+pub fn is_json(text: &str) -> bool {
+    serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok()
+}

@@ -8,6 +8,7 @@
 //! - [`records`]: rejected batches and conflicts, retried or discarded
 //! - [`publish`]: pages become visible rows, with membership and sums
 //! - [`answer`]: the server's verdicts; [`batch`]: local transactions on their way; [`seal`]: the capture log becomes batches
+//! - [`order`]: which of them go first
 //! - [`store`]: visible rows, shadow rows, and the rebase of one on the other
 //! - [`schema`]: tables from the server's schema; [`capture`]: their triggers, in plain SQL
 //! - [`boundary`]: which rows of the log are one transaction
@@ -29,6 +30,7 @@ mod functions;
 mod host;
 mod json;
 mod meta;
+mod order;
 mod publish;
 mod pull;
 mod records;

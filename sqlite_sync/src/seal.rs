@@ -1,10 +1,12 @@
 //! The capture log becomes batches: one per local transaction.
 
-use crate::batch;
+use crate::batch::{self, Sealed, Sent};
 use crate::capture;
 use crate::error::Result;
 use crate::host::Db;
+use crate::json;
 use crate::meta;
+use crate::order::Order;
 use crate::store::{MaybeRow, Place, Store};
 use crate::table::{values, Key};
 use std::collections::HashMap;
@@ -21,6 +23,9 @@ pub struct Group {
     open: Vec<usize>,
     /// When the last write was made, in microseconds.
     at: i64,
+    /// The application's note, as JSON.
+    note: String,
+    priority: i64,
 }
 
 /// What a row was before a transaction.
@@ -43,9 +48,9 @@ pub fn seal(store: &mut Store<'_>) -> Result<()> {
     let groups = read_log(store)?;
     // From the last transaction back: what a row became is what the next transaction found, or else what it is now.
     let mut later: HashMap<Place, MaybeRow> = HashMap::new();
-    let mut batches = Vec::with_capacity(groups.len());
+    let mut transactions = Vec::with_capacity(groups.len());
     for group in groups.into_iter().rev() {
-        let mut changes = Vec::new();
+        let mut changed = Vec::new();
         for (place, base) in group.touched {
             let key = Key(sync_shared::row::decode(&place.1)?);
             let now = match later.remove(&place) {
@@ -53,40 +58,63 @@ pub fn seal(store: &mut Store<'_>) -> Result<()> {
                 None => store.visible(place.0, &key)?,
             };
             if let Some(change) = difference(store, place.0, &key, &base.row, &now) {
-                changes.push((place.0, key, base.row.clone(), change));
+                changed.push(Changed { at: place.0, key, base: base.row.clone(), change });
             }
             later.insert(place, base.row);
         }
-        batches.push((group.at, changes));
+        transactions.push(Transaction { at: group.at, note: group.note, priority: group.priority, changed });
     }
     clear_log(db)?;
     let user = meta::text(db, "user")?;
-    for (at, changes) in batches.into_iter().rev() {
-        let mut sent = Vec::with_capacity(changes.len());
-        let mut touched = Vec::with_capacity(changes.len());
-        for (place, key, base, change) in changes {
-            if store.shadow(place, &key)?.is_none() {
-                let row: Option<Vec<_>> = base.as_ref().map(|r| r.iter().map(Value::as_ref).collect());
-                store.set_shadow(place, &key, row.as_deref(), None)?;
-            }
-            // Only a generated column was written: nothing to send, the server's value comes back.
-            if !(change.kind == ChangeKind::Update && change.columns.is_empty()) {
-                sent.push((store.infos[place].id, change));
-            }
-            touched.push((place, key));
-        }
-        let edited = clock::next(at.min(meta::now()), meta::number(db, "last_edit")?);
-        let undo = if sent.is_empty() {
-            true
-        } else {
-            meta::set_number(db, "last_edit", edited)?;
-            !batch::keep(db, &store.infos, sent, edited, &user)?
-        };
-        if undo {
-            crate::store::while_applying(store, |store| touched.iter().try_for_each(|(at, key)| store.settle(*at, key)))?;
-        }
+    let mut order = Order::read(db)?;
+    transactions.into_iter().rev().try_for_each(|transaction| keep(store, &mut order, transaction, &user))
+}
+
+/// One row that a transaction changed.
+struct Changed {
+    at: usize,
+    key: Key,
+    base: MaybeRow,
+    change: Change,
+}
+
+/// One transaction that changed something.
+struct Transaction {
+    at: i64,
+    note: String,
+    priority: i64,
+    changed: Vec<Changed>,
+}
+
+fn keep(store: &mut Store<'_>, order: &mut Order, transaction: Transaction, user: &str) -> Result<()> {
+    let db = store.db;
+    if transaction.changed.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let mut changes = Vec::with_capacity(transaction.changed.len());
+    let mut touched = Vec::with_capacity(transaction.changed.len());
+    for Changed { at, key, base, change } in transaction.changed {
+        if store.shadow(at, &key)?.is_none() {
+            let row: Option<Vec<_>> = base.as_ref().map(|r| r.iter().map(Value::as_ref).collect());
+            store.set_shadow(at, &key, row.as_deref(), None)?;
+        }
+        // Only a generated column was written: nothing to send, the server's value comes back.
+        if !(change.kind == ChangeKind::Update && change.columns.is_empty()) {
+            changes.push(Sent { table: store.infos[at].id, change, chosen: false });
+        }
+        touched.push((at, key));
+    }
+    let mut kept = None;
+    if !changes.is_empty() {
+        let edited = clock::next(transaction.at.min(meta::now()), meta::number(db, "last_edit")?);
+        meta::set_number(db, "last_edit", edited)?;
+        let sealed = Sealed { changes, edited, note: transaction.note, priority: transaction.priority };
+        kept = batch::keep(db, &store.infos, sealed, user)?;
+    }
+    match kept {
+        Some(id) => order.place(store, id, transaction.priority, false),
+        None => crate::store::while_applying(store, |store| touched.iter().try_for_each(|(at, key)| store.settle(*at, key))),
+    }
 }
 
 /// Forgets what was captured.
@@ -123,7 +151,11 @@ pub fn read_log(store: &Store<'_>) -> Result<Vec<Group>> {
             current = Some(group);
             groups.push(Group::default());
         }
-        let (Some(group), Some(at)) = (groups.last_mut(), store.by_id(row.integer(1))) else { return Ok(true) };
+        let Some(group) = groups.last_mut() else { return Ok(true) };
+        if row.integer(1) == 0 {
+            group.hear(&row.text(2), row.value(4));
+        }
+        let Some(at) = store.by_id(row.integer(1)) else { return Ok(true) };
         let all = values(row, 4, store.infos[at].tags.len());
         let when = if let ValueRef::Real(days) = row.value(3) { ((days - 2_440_587.5) * 86_400_000_000.0) as i64 } else { 0 };
         group.add(place, (at, store.infos[at].key_of(&all)), &row.text(2), all, when);
@@ -133,6 +165,18 @@ pub fn read_log(store: &Store<'_>) -> Result<Vec<Group>> {
 }
 
 impl Group {
+    /// What the application says about the transaction; the last word counts.
+    fn hear(&mut self, kind: &str, value: ValueRef<'_>) {
+        match (kind, value) {
+            // A connection without the extension may have written anything: what is no JSON becomes a JSON text.
+            (capture::NOTE, ValueRef::Text(text)) => {
+                self.note = if json::is_json(text) { text.into() } else { serde_json::Value::from(text).to_string() };
+            }
+            (capture::PRIORITY, ValueRef::Integer(priority)) => self.priority = priority,
+            _ => {}
+        }
+    }
+
     fn add(&mut self, place: usize, (at, key): (usize, Key), kind: &str, all: Vec<Value>, when: i64) {
         self.at = self.at.max(when);
         let unknown = key.0.iter().any(|v| v.is_null() || *v == Value::Integer(-1));

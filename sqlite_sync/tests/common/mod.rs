@@ -205,6 +205,47 @@ pub fn schema() -> Schema {
     Schema { generation: 1, tables: vec![notes, numbers, pairs] }
 }
 
+/// orders(id integer key, title text, up: another order), lines(order_id, n; key both; order_id: an order; body text),
+/// tags(id text key, order_id and n: a line), with foreign keys. `sequence`: the orders' key comes from one on the server.
+pub fn shop(sequence: bool) -> Schema {
+    let mut orders = table(
+        "orders",
+        vec![column("id", Affinity::Integer, 1, 1), column("title", Affinity::Text, 2, 0), column("up", Affinity::Integer, 3, 0)],
+    );
+    let mut lines = table(
+        "lines",
+        vec![
+            column("order_id", Affinity::Integer, 1, 1),
+            column("n", Affinity::Integer, 2, 2),
+            column("body", Affinity::Text, 3, 0),
+        ],
+    );
+    let mut tags = table(
+        "tags",
+        vec![
+            column("id", Affinity::Text, 1, 1),
+            column("order_id", Affinity::Integer, 2, 0),
+            column("n", Affinity::Integer, 3, 0),
+        ],
+    );
+    let refer = |table: &Table, names: &[&str], to: &Table| Reference {
+        columns: names.iter().map(|n| table.columns.iter().position(|c| c.name == *n).unwrap() as u16).collect(),
+        table: to.tag,
+    };
+    orders.references = vec![refer(&orders, &["up"], &orders)];
+    lines.references = vec![refer(&lines, &["order_id"], &orders)];
+    tags.references = vec![refer(&tags, &["order_id", "n"], &lines)];
+    orders.key_from_sequence = sequence;
+    Schema { generation: 1, tables: vec![orders, lines, tags] }
+}
+
+/// What a schema brings, published.
+pub fn only(schema: Schema) -> Page {
+    let mut page = empty().publish();
+    page.0.schema = Some(schema);
+    page
+}
+
 /// A row of a table, in tag order, from (column, value) pairs.
 pub fn values(table: &Table, pairs: &[(&str, Value)]) -> Vec<Value> {
     let of = |c: &Column| pairs.iter().find(|(n, _)| *n == c.name).map(|(_, v)| v.clone()).unwrap_or_default();
@@ -276,6 +317,14 @@ impl Page {
             gone_count: 0,
             gone: ByteBuf::new(),
         });
+        self
+    }
+
+    /// The same for a table of any schema.
+    pub fn rows_in(mut self, table: &Table, entry: EntryId, rows: &[Vec<Value>]) -> Self {
+        self = self.rows_of(0, entry, rows);
+        let changes = self.0.changes.last_mut().unwrap();
+        changes.table = table.tag;
         self
     }
 

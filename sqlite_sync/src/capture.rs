@@ -9,7 +9,7 @@
 use crate::error::Result;
 use crate::host::Db;
 use crate::table::{quote, TableInfo};
-use sync_shared::message::ColumnDefault;
+use sync_shared::message::{ColumnDefault, TableMode};
 use sync_shared::ValueRef;
 
 /// What an entry of the log says. `Was*` carry the whole row, the others only the key.
@@ -34,7 +34,9 @@ pub fn say(db: Db<'_>, kind: &str, value: ValueRef<'_>) -> Result<()> {
 }
 
 const TEMPLATE: &str = include_str!("sql/capture.sql");
-const NAMES: [&str; 5] = ["insert", "inserted", "update", "rekey", "delete"];
+const REFUSE: &str = include_str!("sql/refuse.sql");
+const NAMES: [&str; 9] =
+    ["insert", "inserted", "update", "rekey", "delete", "refuse_insert", "refuse_replace", "refuse_update", "refuse_delete"];
 
 /// Gives the log room for `columns` columns.
 pub fn widen(db: Db<'_>, columns: usize) -> Result<()> {
@@ -47,7 +49,20 @@ pub fn widen(db: Db<'_>, columns: usize) -> Result<()> {
 
 /// Creates a table's triggers, or replaces them.
 pub fn install(db: Db<'_>, info: &TableInfo) -> Result<()> {
-    let script = fill(TEMPLATE, |name| match name {
+    // A key that is no rowid and has no default is always known before the insert.
+    let may_choose = info.is_rowid() || info.keys.iter().any(|k| info.table.columns[*k].default != ColumnDefault::Nothing);
+    let (refused, message): (&[&str], _) = match info.table.mode {
+        TableMode::ReadWrite => (&[], ""),
+        TableMode::ReadOnly => (
+            &["refuse_insert", "refuse_update", "refuse_delete"],
+            "is read only here: the server takes no changes of it from devices",
+        ),
+        TableMode::InsertOnly => (
+            &["refuse_replace", "refuse_update", "refuse_delete"],
+            "is insert only here: its rows are neither changed nor deleted on devices",
+        ),
+    };
+    let value = |name: &str| match name {
         "id" => info.id.to_string(),
         "table" => quote(&info.table.name),
         "log_all" => info.list(|_, i| format!("c{}", i + 1)),
@@ -59,33 +74,39 @@ pub fn install(db: Db<'_>, info: &TableInfo) -> Result<()> {
         "is_new" => joined(info, " AND ", |c, _| format!("{c} = new.{c}")),
         "moved" => joined(info, " OR ", |c, _| format!("new.{c} IS NOT old.{c}")),
         "logged" => joined(info, " AND ", |c, at| format!("c{} IS new.{c}", at + 1)),
+        "message" => format!("'{}'", format!("table {} {message}", quote(&info.table.name)).replace('\'', "''")),
         other => format!("{{{other}}}"),
-    });
+    };
+    let wanted = |name: &str| match name {
+        "inserted" => may_choose,
+        _ => !name.starts_with("refuse_") || refused.contains(&name),
+    };
     remove(db, info)?;
-    // A key that is no rowid and has no default is always known before the insert.
-    let may_choose = info.is_rowid() || info.keys.iter().any(|k| info.table.columns[*k].default != ColumnDefault::Nothing);
-    let needless = format!("main.sync_{}_inserted ", info.id);
-    let wanted = script
-        .iter()
-        .filter(|statement| may_choose || !statement.lines().any(|l| l.starts_with(&format!("CREATE TRIGGER {needless}"))));
-    wanted.map(String::as_str).try_for_each(|statement| db.run(statement, &[]))
+    // Triggers fire newest first, so what is refused is not logged before.
+    for statement in TEMPLATE.split("\n\n").chain(REFUSE.split("\n\n")).filter(|s| wanted(trigger_name(s))) {
+        db.run(&fill(statement, value), &[])?;
+    }
+    Ok(())
 }
 
-/// Fills in a template in one walk, so that a name with braces or blank lines in it is never looked at again.
-fn fill(template: &str, value: impl Fn(&str) -> String) -> Vec<String> {
-    let statement = |text: &str| {
-        let mut out = String::new();
-        let mut rest = text;
-        while let Some((before, after)) = rest.split_once('{') {
-            out.push_str(before);
-            let Some((name, behind)) = after.split_once('}') else { break };
-            out.push_str(&value(name));
-            rest = behind;
-        }
-        out.push_str(rest);
-        out
-    };
-    template.split("\n\n").map(statement).collect()
+/// The name of the trigger that a template makes, without table and number.
+fn trigger_name(statement: &str) -> &str {
+    let behind = statement.split_once("TRIGGER main.sync_{id}_").map_or("", |(_, behind)| behind);
+    behind.split(' ').next().unwrap_or("")
+}
+
+/// Fills in a template in one walk, so that a name with braces in it is never looked at again.
+fn fill(template: &str, value: impl Fn(&str) -> String) -> String {
+    let mut out = String::new();
+    let mut rest = template;
+    while let Some((before, after)) = rest.split_once('{') {
+        out.push_str(before);
+        let Some((name, behind)) = after.split_once('}') else { break };
+        out.push_str(&value(name));
+        rest = behind;
+    }
+    out.push_str(rest);
+    out
 }
 
 /// Drops a table's triggers.

@@ -82,7 +82,7 @@ pub fn application(path: &Path, number: usize, stop: &Stop, rng: &mut Rng) -> Se
             let writes = draw(rng, &session, number);
             let commit = rng.u8(..20) > 0;
             session.transactions.push(on_device(&connection, writes, commit, !with_extension).expect("a local transaction"));
-            nap(rng, 5..80);
+            nap(rng, 20..120);
         }
     }
     session

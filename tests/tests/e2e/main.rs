@@ -3,6 +3,7 @@
 mod app;
 mod attacked;
 mod basics;
+mod constraints;
 mod crash;
 mod docs;
 mod hostile;
@@ -11,4 +12,5 @@ mod offline;
 mod pull;
 mod push;
 mod statements;
+mod transactions;
 mod types;

@@ -111,16 +111,17 @@ CREATE TABLE sync.op (
     changed bigint NOT NULL,
     op_id   integer NOT NULL,
     entry   integer NOT NULL,
-    n       smallint NOT NULL,
-    key     bytea NOT NULL
+    n       integer NOT NULL,
+    keys    bytea NOT NULL
 );
 COMMENT ON TABLE sync.op IS 'Which rows entered, changed in, or left which bucket: the changes of one lease, and no row data.';
 COMMENT ON COLUMN sync.op.xid IS 'The top-level transaction: what a snapshot lists.';
-COMMENT ON COLUMN sync.op.hash IS 'New row hash minus old row hash (wrapping): sums need no order.';
+COMMENT ON COLUMN sync.op.hash IS 'Sum of new row hash minus old row hash (wrapping): sums need no order.';
 COMMENT ON COLUMN sync.op.at IS 'When the row was edited, microseconds since 1970: on the device for pushed rows.';
 COMMENT ON COLUMN sync.op.changed IS 'One bit per column, by its number in the table, the 64th and later in the last bit; -1 for rows that enter or leave.';
-COMMENT ON COLUMN sync.op.op_id IS 'Counts the ops of one transaction.';
-COMMENT ON COLUMN sync.op.n IS 'Rows that entered the bucket: 1, 0 or -1.';
+COMMENT ON COLUMN sync.op.op_id IS 'Counts the changes of one transaction: the number of the last one in this row.';
+COMMENT ON COLUMN sync.op.n IS 'Rows that entered the bucket less those that left it.';
+COMMENT ON COLUMN sync.op.keys IS 'Which rows, packed: changes of one statement in one bucket share a row of the log.';
 CREATE INDEX op_bucket ON sync.op (bucket, xid, op_id);
 ALTER TABLE sync.op SET (autovacuum_vacuum_insert_scale_factor = 0.05);
 

@@ -61,11 +61,20 @@ pub fn argument<T: IntoDatum>(value: Option<T>) -> Argument {
 impl Query {
     /// Prepares within an SPI connection. `what` is said in errors.
     pub fn prepare(what: &str, sql: &str, types: &[pg_sys::Oid]) -> Self {
+        Query::planned(what, sql, types, 0)
+    }
+
+    /// The same for a query of which only the first rows may be read: a plan that need not sort everything first.
+    pub fn prepare_first(what: &str, sql: &str, types: &[pg_sys::Oid]) -> Self {
+        Query::planned(what, sql, types, pg_sys::CURSOR_OPT_FAST_PLAN as i32)
+    }
+
+    fn planned(what: &str, sql: &str, types: &[pg_sys::Oid], options: i32) -> Self {
         let Ok(text) = CString::new(sql) else { error!("{what}: the query contains NUL") };
         let mut types = types.to_vec();
         // SAFETY: SPI is connected; the plan is freed with the connection. The plan's result descriptor gives the types.
         unsafe {
-            let plan = pg_sys::SPI_prepare(text.as_ptr(), types.len() as i32, types.as_mut_ptr());
+            let plan = pg_sys::SPI_prepare_cursor(text.as_ptr(), types.len() as i32, types.as_mut_ptr(), options);
             if plan.is_null() {
                 raise(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, format!("{what}: cannot be prepared"));
             }

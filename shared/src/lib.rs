@@ -3,6 +3,7 @@
 //! # Layout
 //! - [`value`]: the five storage classes that travel, owned and borrowed
 //! - [`row`]: rows as bare MessagePack values, read and written without a copy
+//! - [`keys`]: lists of keys, packed: the server's op log
 //! - [`hash`]: the canonical hash of a row, content sums, tags and bucket ids
 //! - [`message`]: every message, field by field (`docs/protocol.md` explains them)
 //! - [`envelope`]: the versioned header and compression around a message
@@ -17,6 +18,7 @@ pub mod clock;
 pub mod envelope;
 pub mod error;
 pub mod hash;
+pub mod keys;
 pub mod limits;
 pub mod message;
 pub mod row;

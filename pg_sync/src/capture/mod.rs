@@ -186,6 +186,12 @@ impl Rows {
     }
 }
 
+/// Whether a packed list of keys contains a key.
+#[pg_extern(immutable, strict, parallel_safe)]
+fn op_has(keys: &[u8], key: &[u8]) -> bool {
+    sync_shared::keys::contains(keys, key)
+}
+
 /// Turns row images into ops.
 struct Changes<'p> {
     evaluator: Evaluator<'p>,

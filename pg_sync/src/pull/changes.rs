@@ -10,10 +10,10 @@ use pgrx::prelude::*;
 use std::collections::{HashMap, HashSet};
 use sync_shared::hash::BucketId;
 use sync_shared::message::EntryId;
-use sync_shared::{row, ValueRef};
+use sync_shared::{keys, row, ValueRef};
 
-/// Ops read at once.
-const OPS: usize = 20_000;
+/// Rows of the log read at once; each holds up to about a hundred ops.
+const GROUPS: usize = 2_000;
 /// Rows looked up at once: few at first, since they may be large.
 const LOOKUP: std::ops::Range<usize> = 16..2_000;
 
@@ -39,8 +39,7 @@ pub fn read<'a>(
     let mut seen: HashSet<(BucketId, EntryId, Vec<u8>)> = HashSet::new();
     let mut lookup = LOOKUP.start;
     loop {
-        let ops = ops(base, buckets, after, OPS);
-        let more = ops.len() == OPS;
+        let (ops, more) = ops(base, buckets, after, GROUPS);
         let mut rest = ops.as_slice();
         while !rest.is_empty() {
             let (chunk, behind) = rest.split_at(lookup.min(rest.len()));
@@ -116,59 +115,58 @@ fn send_along<'a>(
     }
 }
 
-/// Ops visible now and not in `base`, by (bucket, xid, op_id).
-fn ops(base: &Snapshot, buckets: &[&Member], after: Option<(BucketId, u64, i32)>, limit: usize) -> Vec<Op> {
+/// Ops visible now and not in `base`, by (bucket, xid, op_id), from at most `limit` rows of the log; and whether there are more.
+fn ops(base: &Snapshot, buckets: &[&Member], after: Option<(BucketId, u64, i32)>, limit: usize) -> (Vec<Op>, bool) {
     let (from, running) = base.missing_sql();
     let first = after.map_or(0, |(bucket, _, _)| buckets.partition_point(|m| m.id < bucket));
     let ids: Vec<pgrx::Uuid> = buckets[first..].iter().map(|m| pgrx::Uuid::from_bytes(m.id.0)).collect();
     if ids.is_empty() {
-        return Vec::new();
+        return (Vec::new(), false);
     }
+    // A page may have ended within a row of the log: `op_id` is the number of its last op.
     let behind = match after {
         None => String::new(),
         Some((bucket, xid, op_id)) => {
             format!("WHERE (o.bucket, o.xid, o.op_id) > ('{}'::uuid, '{xid}'::xid8, {op_id})", uuid::Uuid::from_bytes(bucket.0))
         }
     };
-    let columns = "bucket, xid, op_id, entry, key";
+    let columns = "bucket, xid, op_id, entry, keys";
     let sql = format!(
-        "SELECT pg_catalog.uuid_send(o.bucket), o.xid::text, o.op_id, o.entry, o.key
+        "SELECT pg_catalog.uuid_send(o.bucket), o.xid::text, o.op_id, o.entry, o.keys
          FROM pg_catalog.unnest($1) AS b(id) CROSS JOIN LATERAL (
              SELECT {columns} FROM sync.op WHERE bucket = b.id AND xid >= {from}
              UNION ALL SELECT {columns} FROM sync.op WHERE bucket = b.id AND xid = ANY ({running})) AS o
          {behind} ORDER BY o.bucket, o.xid, o.op_id LIMIT {limit}"
     );
-    let mut found = Vec::new();
+    let (mut found, mut rows) = (Vec::new(), 0);
     Spi::connect(|_| {
         let arguments = [argument(Some(ids))];
         let mut query = Query::prepare("reading the op log", &sql, &[arguments[0].0]);
         query.each(&arguments, |mut row| {
             let mut bytes = Vec::new();
             (0..5).for_each(|i| row.put(i, &mut bytes));
-            found.extend(parse(&bytes));
+            rows += 1;
+            if !unfold(&bytes, after, &mut found) {
+                error!("sync.op is damaged: restore it from a backup, or drop the rules and make them anew");
+            }
             true
         })
     });
-    found
+    (found, rows == limit)
 }
 
-fn parse(bytes: &[u8]) -> Option<Op> {
+/// Appends the ops of one row of the log that lie behind `after`. False for a damaged one.
+fn unfold(bytes: &[u8], after: Option<(BucketId, u64, i32)>, found: &mut Vec<Op>) -> bool {
     let mut values = row::Reader::new(bytes);
     let mut next = || values.value().ok();
-    match (next()?, next()?, next()?, next()?, next()?) {
-        (
-            ValueRef::Blob(bucket),
-            ValueRef::Text(xid),
-            ValueRef::Integer(op_id),
-            ValueRef::Integer(entry),
-            ValueRef::Blob(key),
-        ) => Some(Op {
-            bucket: BucketId(bucket.try_into().ok()?),
-            xid: xid.parse().ok()?,
-            op_id: op_id as i32,
-            entry: entry as i32,
-            key: key.to_vec(),
-        }),
-        _ => None,
-    }
+    let (Some(ValueRef::Blob(bucket)), Some(ValueRef::Text(xid)), Some(ValueRef::Integer(last))) = (next(), next(), next())
+    else {
+        return false;
+    };
+    let (Some(ValueRef::Integer(entry)), Some(ValueRef::Blob(list))) = (next(), next()) else { return false };
+    let (Ok(bucket), Ok(xid), Ok(keys)) = (bucket.try_into().map(BucketId), xid.parse(), keys::all(list)) else { return false };
+    let first = last as i32 - keys.len() as i32 + 1;
+    let ops = keys.into_iter().zip(first..).map(|(key, op_id)| Op { bucket, xid, op_id, entry: entry as EntryId, key });
+    found.extend(ops.filter(|op| after.is_none_or(|after| (op.bucket, op.xid, op.op_id) > after)));
+    true
 }

@@ -239,3 +239,18 @@ fn a_user_cannot_reach_the_buckets_of_another() {
     eve.sync(&mut lists.db.connect());
     assert_eq!(eve.value("SELECT count(*) FROM item"), "0");
 }
+
+#[test]
+fn pages_may_end_within_the_changes_of_one_statement() {
+    let mut lists = Lists::new();
+    lists.run("INSERT INTO item SELECT i, 1, 'x' FROM generate_series(1000, 1199) i");
+    lists.ann.pull(&mut lists.server);
+    // One row of the log holds about a hundred keys, a page twenty to thirty of these rows.
+    lists.run("UPDATE item SET body = repeat('y', 1000) || id WHERE id >= 1000; DELETE FROM item WHERE id = 1150");
+    lists.ann.run("UPDATE sync_setting SET value = 16384 WHERE name = 'page_bytes'");
+    let answers = lists.ann.pull(&mut lists.server);
+    assert!(answers.len() > 4, "{} pages", answers.len());
+    let rows: u64 = answers.iter().map(sync_tests::device::Answer::rows).sum();
+    assert!(rows <= 2 * 200 + 1, "{rows} rows travelled");
+    lists.check();
+}

@@ -7,7 +7,8 @@
 //! | 3 | kind, see [`Kind`] |
 //! | 4 | codec: 0 none, 1 zstd |
 //! | 5-8 | length of the body before compression, big endian |
-//! | 9.. | the body: MessagePack, structs as arrays |
+//! | 9-12 | CRC-32 (zlib's) of bytes 0 to 8 and of what follows, big endian |
+//! | 13.. | the body: MessagePack, structs as arrays |
 
 use crate::error::{Error, Result};
 use crate::limits;
@@ -15,7 +16,9 @@ use serde::{de::DeserializeOwned, Serialize};
 use std::io::Read;
 
 const MAGIC: [u8; 2] = *b"SY";
-const HEADER: usize = 9;
+const HEADER: usize = 13;
+/// Where the checksum stands.
+const CHECKSUM: std::ops::Range<usize> = 9..13;
 const CODEC_NONE: u8 = 0;
 const CODEC_ZSTD: u8 = 1;
 /// Bodies below this size are not worth compressing, in bytes.
@@ -80,8 +83,26 @@ pub fn encode<M: Message>(message: &M) -> Result<Vec<u8>> {
     out.extend_from_slice(&MAGIC);
     out.extend_from_slice(&[limits::WIRE_VERSION, M::KIND as u8, codec]);
     out.extend_from_slice(&(body.len() as u32).to_be_bytes());
+    out.extend_from_slice(&[0; 4]);
     out.extend_from_slice(content);
+    seal(&mut out);
     Ok(out)
+}
+
+/// Sets the checksum right: for who changes a message's bytes on purpose, such as a test. Too short ones stay as they are.
+pub fn seal(message: &mut [u8]) {
+    if message.len() >= HEADER {
+        let sum = checksum(message);
+        message[CHECKSUM].copy_from_slice(&sum.to_be_bytes());
+    }
+}
+
+/// Of a message that has a whole header.
+fn checksum(message: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&message[..CHECKSUM.start]);
+    hasher.update(&message[HEADER..]);
+    hasher.finalize()
 }
 
 /// How large a compressed body may claim to be.
@@ -89,7 +110,7 @@ fn expanded_limit(packed: usize) -> usize {
     limits::MESSAGE_BYTES.min(limits::EXPANSION_FREE.max(packed.saturating_mul(limits::EXPANSION)))
 }
 
-/// The kind that the header declares; nothing else is looked at.
+/// The kind that the header declares; the body is not looked at.
 pub fn kind(bytes: &[u8]) -> Result<Kind> {
     let header = bytes.get(..HEADER).ok_or(Error::NotAMessage)?;
     if header[..2] != MAGIC {
@@ -106,6 +127,9 @@ pub fn decode<M: Message>(bytes: &[u8]) -> Result<M> {
     let found = kind(bytes)?;
     if found != M::KIND {
         return Err(Error::Kind { found: found.name(), expected: M::KIND.name() });
+    }
+    if bytes[CHECKSUM] != checksum(bytes).to_be_bytes() {
+        return Err(Error::damaged("its checksum does not fit"));
     }
     let content = &bytes[HEADER..];
     let declared = u32::from_be_bytes([bytes[5], bytes[6], bytes[7], bytes[8]]) as usize;
@@ -150,8 +174,29 @@ mod tests {
         assert_eq!(decode::<PushRequest>(&bytes).unwrap(), message);
         bytes.push(0);
         bytes[8] += 1;
+        seal(&mut bytes);
         assert!(decode::<PushRequest>(&bytes).is_err());
     }
+
+    #[test]
+    fn a_message_with_any_bit_changed_is_refused() {
+        let batch = crate::message::Batch {
+            id: crate::message::BatchId { number: 1, random: crate::message::BatchRandom::new([1; 16]) },
+            edited: 0,
+            user: "ann".repeat(200),
+            changes: vec![],
+            note: String::new(),
+        };
+        for batches in [vec![], vec![batch]] {
+            let bytes = encode(&PushRequest { device: uuid::Uuid::from_bytes([7; 16]), batches, wants: vec![] }).unwrap();
+            for bit in 0..bytes.len() * 8 {
+                let mut changed = bytes.clone();
+                changed[bit / 8] ^= 1 << (bit % 8);
+                assert!(decode::<PushRequest>(&changed).is_err(), "bit {bit}");
+            }
+        }
+    }
+
     #[test]
     fn what_compresses_too_well_to_be_believed_still_arrives() {
         let id = crate::message::BatchId { number: 1, random: crate::message::BatchRandom::new([1; 16]) };
@@ -166,6 +211,7 @@ mod tests {
         let mut bytes = encode(&message).unwrap();
         bytes[4] = CODEC_ZSTD;
         bytes[5..9].copy_from_slice(&u32::MAX.to_be_bytes());
+        seal(&mut bytes);
         assert!(matches!(decode::<PushRequest>(&bytes), Err(Error::TooLarge { .. })));
     }
 }

@@ -65,6 +65,10 @@ pub struct PullRequest {
     pub subscriptions: Vec<Subscription>,
     /// Bytes of a page before compression that the device would like; the server bounds it.
     pub page_bytes: u32,
+    /// Random, new after every page or notice that the device took: the reply brings it back, so that a reply which comes late or
+    /// twice is known and left. 0: nothing is compared.
+    #[serde(default)]
+    pub turn: i64,
 }
 
 /// One set of parameters for a rule whose members read `sync.param('name')`.
@@ -126,6 +130,9 @@ pub struct Delta {
     pub last_batch: Option<BatchId>,
     /// Rows that the whole pass is expected to bring, for progress only.
     pub expected_rows: Option<u64>,
+    /// The request's.
+    #[serde(default)]
+    pub turn: i64,
 }
 
 /// A bucket, as a page names it.
@@ -280,6 +287,9 @@ pub struct Notice {
     pub cursor: ByteBuf,
     /// For [`NoticeKind::Verified`]: buckets whose content is the same on both sides.
     pub keep: Vec<BucketId>,
+    /// The request's.
+    #[serde(default)]
+    pub turn: i64,
 }
 
 coded! {

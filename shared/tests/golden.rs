@@ -45,6 +45,7 @@ fn pull_requests() {
         sums: None,
         subscriptions: vec![],
         page_bytes: 1 << 20,
+        turn: 0,
     };
     check("pull_request_first", &first);
     let bucket = hash::bucket_id("list", &row::encode(&[Value::Integer(42)]));
@@ -56,6 +57,7 @@ fn pull_requests() {
         held_list: Some(vec![bucket]),
         sums: Some(vec![PartSum { bucket, entry: 5, content: ContentSum { sum: -9, count: 2 } }]),
         subscriptions: vec![Subscription { rule: "near".into(), params: vec![("place".into(), "Bern".into())] }],
+        turn: -77,
         ..first
     };
     check("pull_request_later", &later);
@@ -115,6 +117,7 @@ fn deltas() {
         sums: vec![PartSum { bucket, entry: 5, content: ContentSum { sum: i64::MIN, count: 1 } }],
         last_batch: Some(batch_id()),
         expected_rows: Some(1),
+        turn: -77,
     };
     check("delta", &delta);
     let empty = Delta {
@@ -136,7 +139,8 @@ fn deltas() {
 fn notices() {
     let kinds = [NoticeKind::NeedHeld, NoticeKind::Resync, NoticeKind::Verified, NoticeKind::Behind, NoticeKind::Retry];
     for kind in kinds {
-        let notice = Notice { kind, message: "why".into(), cursor: ByteBuf::from(vec![1]), keep: vec![BucketId([2; 16])] };
+        let notice =
+            Notice { kind, message: "why".into(), cursor: ByteBuf::from(vec![1]), keep: vec![BucketId([2; 16])], turn: -77 };
         check(&format!("notice_{}", u8::from(kind)), &notice);
     }
 }

@@ -75,6 +75,9 @@ fn message(db: Db<'_>, kind: Kind, bytes: &[u8]) -> Result<Report> {
 fn delta(store: Store<'_>, bytes: &[u8]) -> Result<Report> {
     let db = store.db;
     let delta: Delta = envelope::decode(bytes)?;
+    if is_late(db, delta.turn)? {
+        return Ok(late());
+    }
     batch::signed_in(db, &delta.user)?;
     answer::pulled(db)?;
     meta::set_number(db, "need_held", 0)?;
@@ -98,6 +101,22 @@ fn delta(store: Store<'_>, bytes: &[u8]) -> Result<Report> {
     let mut tables = tables;
     tables.sort();
     Ok(Report { more: delta.more || refetch, tables, rows, verdicts: [0; 5], message: String::new() })
+}
+
+/// Whether a reply answers an earlier request than the last: it came late, or twice. What it says was said about a place where
+/// this device no longer is. Otherwise the turn is over.
+fn is_late(db: Db<'_>, turn: i64) -> Result<bool> {
+    if turn != 0 && turn != meta::number(db, "turn")? {
+        return Ok(true);
+    }
+    meta::next_turn(db)?;
+    Ok(false)
+}
+
+/// Nothing was done: ask again.
+fn late() -> Report {
+    let message = "the reply to an earlier pull came late and was left".into();
+    Report { more: true, tables: Vec::new(), rows: 0, verdicts: [0; 5], message }
 }
 
 /// Walks a page before anything of it is kept: a page that cannot be applied must not block those behind it.
@@ -205,6 +224,9 @@ pub fn forget_pass(db: Db<'_>) -> Result<()> {
 }
 
 fn notice(db: Db<'_>, notice: &Notice) -> Result<Report> {
+    if is_late(db, notice.turn)? {
+        return Ok(late());
+    }
     let more = notice.kind != NoticeKind::Behind;
     match notice.kind {
         NoticeKind::NeedHeld => meta::set_number(db, "need_held", 1)?,

@@ -38,6 +38,12 @@ pub fn set_number(db: Db<'_>, name: &str, value: i64) -> Result<()> {
     set(db, name, ValueRef::Integer(value))
 }
 
+/// From now on replies to earlier pulls are too late.
+pub fn next_turn(db: Db<'_>) -> Result<()> {
+    // A random number that is not zero.
+    set_number(db, "turn", (Uuid::new_v4().as_u128() as i64) | 1)
+}
+
 /// A setting that the application may change; the default where it is missing or no number.
 pub fn setting(db: Db<'_>, name: &str, default: i64) -> Result<i64> {
     let value =

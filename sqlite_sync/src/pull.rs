@@ -34,6 +34,9 @@ pub fn pull_request(db: Db<'_>) -> Result<Vec<u8>> {
         let held = held(db)?;
         let compared = meta::number(db, "resync")? != 0 || sums::due(db)?;
         let sums = if compared { Some(sums::for_server(&mut Store::open(db)?)?) } else { None };
+        if meta::number(db, "turn")? == 0 {
+            meta::next_turn(db)?;
+        }
         let request = PullRequest {
             device: meta::device(db)?,
             cursor: ByteBuf::from(meta::blob(db, "cursor")?),
@@ -46,6 +49,7 @@ pub fn pull_request(db: Db<'_>) -> Result<Vec<u8>> {
             page_bytes: u32::try_from(meta::setting(db, "page_bytes", 1 << 20)?)
                 .unwrap_or(limits::PAGE_BYTES)
                 .min(limits::PAGE_BYTES),
+            turn: meta::number(db, "turn")?,
         };
         Ok(envelope::encode(&request)?)
     })

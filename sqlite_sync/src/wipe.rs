@@ -18,6 +18,7 @@ pub fn keep(db: Db<'_>) -> Result<Answer> {
         forget_pass(db)?;
         meta::set(db, "cursor", ValueRef::Blob(&[]))?;
         meta::set(db, "user", ValueRef::Text(""))?;
+        meta::next_turn(db)?;
         // Nothing is claimed as held: the next user gets all of their buckets, and those of nobody go.
         db.run("UPDATE main.sync_bucket SET refetch = 1", &[])
     })?;

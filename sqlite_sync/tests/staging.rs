@@ -344,3 +344,27 @@ fn foreign_keys_of_the_application_do_not_block_a_publish() {
         device.text("SELECT sync_sign_out('wipe')");
     }
 }
+
+#[test]
+fn a_reply_that_comes_late_or_twice_is_left() {
+    let device = Device::with(&[]);
+    let first = device.request().turn;
+    let mut old = page(&[row(1, "old")]).publish();
+    old.0.turn = first;
+    assert_eq!(device.request().turn, first, "asking twice changes nothing");
+    device.apply(&old);
+    let second = device.request().turn;
+    assert_ne!(second, first);
+    let mut new = page(&[row(1, "new")]).publish();
+    new.0.turn = second;
+    device.apply(&new);
+    let before = device.dump();
+    for late in [&old, &new] {
+        let report = device.apply(late);
+        assert_eq!((report["rows"].as_i64(), report["more"].as_bool()), (Some(0), Some(true)), "{report}");
+    }
+    let resync = Notice { turn: first, ..notice(NoticeKind::Resync, vec![]) };
+    device.apply_message(&resync);
+    assert_eq!(device.dump(), before, "a late reply changed something");
+    assert_eq!(device.titles(), ["1:new"]);
+}

@@ -1,16 +1,28 @@
-//! The simulator: one server, two to five devices, a random script of what can happen to them, and at the end every device
-//! equals what the server's tables say it may hold. `./dev sim --seed S` replays a script and tells each step.
+//! The simulator: one server, a few devices, a random script of what can happen to them, and a checker of what was promised.
+//!
+//! `./dev sim --seeds N` runs N scripts; `--seed S` replays one and tells each step, `--shrink` leaves out what does not matter.
 //!
 //! # Layout
-//! - [`world`]: the tables, the rules, and what each device must hold at the end
-//! - [`script`]: one random script, step by step
-//! - [`peer`]: a device with a bad network
+//! - [`plan`]: what a seed means, as a list of steps; [`script`]: carries it out
+//! - [`statements`], [`changes`]: random SQL, random changes of rules and tables
+//! - [`server`]: a server that crashes and is put back; [`peer`]: a device; [`network`]: what is between them
+//! - [`world`]: the tables, and what each device must hold; [`history`]: what became of every write; [`traffic`]: what was sent
+//! - [`shrink`]: the shortest script that still fails; [`record`]: results of long runs
 
+mod changes;
+mod history;
+mod network;
 mod peer;
+mod plan;
+mod record;
 mod script;
+mod server;
+mod shrink;
+mod statements;
+mod traffic;
 mod world;
 
-use std::panic::{catch_unwind, AssertUnwindSafe};
+use script::Log;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -18,64 +30,171 @@ use sync_tests::Cluster;
 
 /// After so many failures the rest is not worth running.
 const ENOUGH_FAILURES: usize = 10;
+/// Seeds between two lines of progress.
+const CHUNK: u64 = 50;
+const USAGE: &str = "usage: sim [--seeds N] [--first S] [--seconds T] [--twice] [--resume] | --seed S [--shrink]
+  --twice      runs each script twice: both must do the same
+  --resume     goes on where the recorded runs from the same first seed ended, and records this one";
 
 struct Options {
     first: u64,
     count: u64,
     limit: Duration,
-    verbose: bool,
+    twice: bool,
+    resume: bool,
+    single: bool,
+    shrink: bool,
 }
 
 fn main() {
     let options = options(std::env::args().skip(1)).unwrap_or_else(|e| {
-        eprintln!("sim: {e}\nusage: sim [--seeds N] [--first S] [--seconds T] | --seed S");
+        eprintln!("sim: {e}\n{USAGE}");
         std::process::exit(2)
     });
-    let begin = Instant::now();
-    let cluster = Cluster::start("autovacuum = off\n");
-    let (next, passed, failed) = (AtomicU64::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
-    let messages = Mutex::new(());
     std::panic::set_hook(Box::new(|_| ()));
-    let work = || loop {
-        let n = next.fetch_add(1, Ordering::Relaxed);
-        if n >= options.count || begin.elapsed() > options.limit || failed.load(Ordering::Relaxed) >= ENOUGH_FAILURES {
-            return;
-        }
-        let seed = options.first + n;
-        match catch_unwind(AssertUnwindSafe(|| script::run(&cluster, seed, options.verbose))) {
-            Ok(()) => drop(passed.fetch_add(1, Ordering::Relaxed)),
-            Err(cause) => {
-                failed.fetch_add(1, Ordering::Relaxed);
-                let text = cause.downcast_ref::<String>().map(String::as_str).or(cause.downcast_ref::<&str>().copied());
-                let _one_at_a_time = messages.lock();
-                println!("seed {seed} failed: {}\n    ./dev sim --seed {seed}", text.unwrap_or("?"));
-            }
-        }
-    };
-    let workers = if options.count == 1 { 1 } else { std::thread::available_parallelism().map_or(1, usize::from) };
-    std::thread::scope(|scope| (0..workers).for_each(|_| drop(scope.spawn(work))));
-    let (passed, failed) = (passed.into_inner(), failed.into_inner());
-    println!("{} scripts from seed {} in {:.1} s", passed + failed, options.first, begin.elapsed().as_secs_f64());
+    let (passed, failed) = if options.single { replay(&options) } else { run(&options) };
     println!("{passed} passed, {failed} failed");
-    drop(cluster);
     if failed > 0 || passed == 0 {
         std::process::exit(1);
     }
 }
 
+/// One script, told step by step.
+fn replay(options: &Options) -> (usize, usize) {
+    let plan = plan::of(options.first);
+    println!("{:?}, {} devices, {} steps", plan.kind, plan.peers, plan.steps.len());
+    let Err(failure) = fresh(&plan, &Log::new(true)) else { return (1, 0) };
+    println!("failed: {failure}");
+    if options.shrink {
+        let kind = shrink::kind_of(&failure);
+        let fails = |plan: &plan::Plan| {
+            let same = fresh(plan, &Log::new(false)).is_err_and(|e| shrink::kind_of(&e) == kind);
+            println!("{} steps {}", plan.steps.len(), if same { "fail" } else { "pass" });
+            same
+        };
+        let shortest = shrink::shortest(&plan, fails);
+        println!("\nthe shortest script that fails so:");
+        if let Err(failure) = fresh(&shortest, &Log::new(true)) {
+            println!("failed: {failure}");
+        }
+    }
+    (0, 1)
+}
+
+/// On a server of its own.
+fn fresh(plan: &plan::Plan, log: &Log) -> Result<(), String> {
+    script::run(&Cluster::start(server::SETTINGS), plan, log)
+}
+
+fn run(options: &Options) -> (usize, usize) {
+    let mode = "plain";
+    let begin = Instant::now();
+    let end = options.first.saturating_add(options.count);
+    let mut first = if options.resume { record::next(mode, options.first) } else { options.first };
+    let (mut passed, mut failed) = (0, 0);
+    while first < end && begin.elapsed() < options.limit && failed < ENOUGH_FAILURES {
+        let since = Instant::now();
+        let count = CHUNK.min(end - first);
+        let (done, good) = chunk(options, first, count, begin);
+        passed += good;
+        failed += done - good;
+        let last = first + done as u64;
+        let range = record::Range {
+            mode,
+            first,
+            last: last.saturating_sub(1),
+            passed: good,
+            failed: done - good,
+            seconds: since.elapsed().as_secs_f64(),
+        };
+        println!("{done} scripts from seed {first}: {good} passed, {} failed, {:.1} s", done - good, range.seconds);
+        if options.resume && done > 0 {
+            record::append(&range).unwrap_or_else(|e| println!("the results could not be recorded: {e}"));
+        }
+        first = last.max(first + 1);
+    }
+    println!("{} scripts in {:.1} s", passed + failed, begin.elapsed().as_secs_f64());
+    (passed, failed)
+}
+
+/// Runs some seeds on all processors, each with a server that nobody else uses. Returns how many were run, and passed.
+fn chunk(options: &Options, first: u64, count: u64, begin: Instant) -> (usize, usize) {
+    let (next, done, good) = (AtomicU64::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+    let messages = Mutex::new(());
+    let work = || {
+        let mut cluster = None;
+        loop {
+            let failed = done.load(Ordering::Relaxed) - good.load(Ordering::Relaxed);
+            if begin.elapsed() > options.limit || failed >= ENOUGH_FAILURES {
+                return;
+            }
+            let n = next.fetch_add(1, Ordering::Relaxed);
+            if n >= count {
+                return;
+            }
+            let seed = first + n;
+            let on = cluster.get_or_insert_with(|| Cluster::start(server::SETTINGS));
+            match one(on, seed, options) {
+                Ok(()) => drop((good.fetch_add(1, Ordering::Relaxed), done.fetch_add(1, Ordering::Relaxed))),
+                Err(failure) => {
+                    done.fetch_add(1, Ordering::Relaxed);
+                    // It may be left in any state.
+                    cluster = None;
+                    let _one_at_a_time = messages.lock();
+                    println!("seed {seed} failed: {failure}\n    ./dev sim --seed {seed}");
+                }
+            }
+        }
+    };
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| (0..workers).for_each(|_| drop(scope.spawn(work))));
+    (done.into_inner(), good.into_inner())
+}
+
+fn one(cluster: &Cluster, seed: u64, options: &Options) -> Result<(), String> {
+    let plan = plan::of(seed);
+    let log = Log::new(false);
+    script::run(cluster, &plan, &log)?;
+    if options.twice {
+        let again = Log::new(false);
+        script::run(cluster, &plan, &again)?;
+        let (one, two) = (log.lines(), again.lines());
+        if let Some(at) = (0..one.len().max(two.len())).find(|&i| one.get(i) != two.get(i)) {
+            return Err(format!("two runs differ\n  {:?}\n  {:?}", one.get(at), two.get(at)));
+        }
+    }
+    Ok(())
+}
+
 fn options(mut arguments: impl Iterator<Item = String>) -> Result<Options, String> {
-    let first = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |d| d.as_secs() % 1_000_000 * 1000);
-    let mut options = Options { first, count: 50, limit: Duration::from_secs(36_000), verbose: false };
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |d| d.as_secs() % 1_000_000 * 1000);
+    let mut options = Options {
+        first: now,
+        count: 50,
+        limit: Duration::from_secs(360_000),
+        twice: false,
+        resume: false,
+        single: false,
+        shrink: false,
+    };
+    let mut first = None;
     while let Some(name) = arguments.next() {
-        let value = arguments.next().ok_or(format!("{name} wants a number"))?;
-        let value: u64 = value.parse().map_err(|_| format!("{value} is not a number"))?;
+        let mut number = || {
+            let value = arguments.next().ok_or(format!("{name} wants a number"))?;
+            value.parse::<u64>().map_err(|_| format!("{value} is not a number"))
+        };
         match name.as_str() {
-            "--seeds" => options.count = value,
-            "--first" => options.first = value,
-            "--seconds" => options.limit = Duration::from_secs(value),
-            "--seed" => options = Options { first: value, count: 1, verbose: true, ..options },
+            "--seeds" => options.count = number()?,
+            "--first" => first = Some(number()?),
+            "--seconds" => options.limit = Duration::from_secs(number()?),
+            "--seed" => (first, options.single) = (Some(number()?), true),
+            "--twice" => options.twice = true,
+            "--resume" => options.resume = true,
+            "--shrink" => options.shrink = true,
             _ => return Err(format!("{name} is unknown")),
         }
     }
+    // Long runs cover the seeds from 1; short ones are others each time.
+    options.first = first.unwrap_or(if options.resume { 1 } else { options.first });
     Ok(options)
 }

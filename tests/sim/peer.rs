@@ -1,74 +1,165 @@
-//! A device with a bad network: requests and replies get lost, come twice, or come late.
+//! A device with a bad network and a clock that may be wrong.
 
+use crate::network::{damaged, Cut, Fate};
+use crate::server::Server;
+use crate::traffic::Traffic;
 use crate::world;
 use fastrand::Rng;
 use postgres::Client;
+use std::collections::HashMap;
 use sync_shared::envelope::{decode, encode};
-use sync_shared::message::{Notice, NoticeKind, PullRequest};
-use sync_tests::device::{server_pull, server_push};
+use sync_shared::message::{Delta, Notice, NoticeKind, PullRequest, PushRequest};
+use sync_tests::device::{server_pull, server_push, User};
 use sync_tests::Device;
+
+/// Old messages that are kept to come again.
+const KEPT: usize = 12;
 
 /// One device of the simulation.
 pub struct Peer {
     /// Its file.
     pub device: Device,
+    /// An earlier state of the file.
+    pub saved: Option<Device>,
+    pub cut: Cut,
+    /// How far its clock is off, in microseconds.
+    pub clock: i64,
     /// Pages are this small, so that a few rows make many.
     page_bytes: u32,
-    /// Pushes that were sent: they may be sent again at any time.
-    sent: Vec<Vec<u8>>,
-    /// Replies that were received: they may come again at any time.
+    pushes: Vec<Vec<u8>>,
     replies: Vec<Vec<u8>>,
+    pages: Vec<Vec<u8>>,
+    /// When its batches say that they were made, by their random bytes.
+    edited: HashMap<[u8; 16], i64>,
+    traffic: Traffic,
 }
+
+/// What a device talks through in one step.
+pub struct Link<'l, 'a> {
+    pub server: &'l mut Server<'a>,
+    pub rng: &'l mut Rng,
+    /// Messages get lost, damaged, and come twice.
+    pub lossy: bool,
+    /// A device may be told to start over: there is a cause.
+    pub resync: bool,
+    /// Nothing happens in this script that could make a device fetch again what it has.
+    pub calm: bool,
+}
+
+type Call = fn(&mut Client, &User, &[u8]) -> Result<Vec<u8>, String>;
 
 impl Peer {
     /// A new device for a user.
     pub fn new(user: &str, rng: &mut Rng) -> Peer {
-        let page_bytes = [200, 1_000, 5_000, 1 << 20][rng.usize(..4)];
-        Peer { device: Device::new(user), page_bytes, sent: Vec::new(), replies: Vec::new() }
+        Peer::of(Device::new(user), [200, 20_000, 50_000, 1 << 20][rng.usize(..4)])
     }
 
-    /// One push, of which the request, or the reply, may be lost.
-    pub fn push_once(&mut self, server: &mut Client, rng: &mut Rng, lossy: bool) -> bool {
-        let Some(batches) = self.device.pending_ops() else { return false };
-        self.sent.push(batches.clone());
-        if lossy && rng.u8(..4) == 0 {
-            return true;
+    fn of(device: Device, page_bytes: u32) -> Peer {
+        Peer {
+            device,
+            saved: None,
+            cut: Cut::No,
+            clock: 0,
+            page_bytes,
+            pushes: Vec::new(),
+            replies: Vec::new(),
+            pages: Vec::new(),
+            edited: HashMap::new(),
+            traffic: Traffic::default(),
         }
-        let Some(reply) = answered(server_push(server, &self.device.user, &batches)) else { return false };
-        self.replies.push(reply.clone());
-        if !(lossy && rng.u8(..4) == 0) {
-            self.device.apply(&reply).expect("a push reply is applied");
+    }
+
+    /// Another device with a copy of this one's file.
+    pub fn cloned(&self) -> Peer {
+        Peer { clock: self.clock, edited: self.edited.clone(), ..Peer::of(self.device.copy(), self.page_bytes) }
+    }
+
+    /// Puts the saved file in place of the present one.
+    pub fn restore(&mut self) -> bool {
+        let Some(saved) = self.saved.take() else { return false };
+        self.device = saved;
+        true
+    }
+
+    /// One push. Returns whether there was something to send.
+    pub fn push_once(&mut self, link: &mut Link<'_, '_>) -> bool {
+        let Some(batches) = self.device.pending_ops() else { return false };
+        let batches = self.with_clock(&batches);
+        keep(&mut self.pushes, &batches);
+        if let Some(reply) = self.ask(link, server_push, &batches) {
+            keep(&mut self.replies, &reply);
+            self.receive(link, &reply, |_, _, _| ());
         }
         true
     }
 
-    /// One page, which may be lost. Returns whether there is more.
-    pub fn pull_once(&mut self, server: &mut Client, rng: &mut Rng, lossy: bool) -> bool {
+    /// One page. Returns whether there is more.
+    pub fn pull_once(&mut self, link: &mut Link<'_, '_>) -> bool {
         let mut request: PullRequest = decode(&self.device.pull_request()).expect("a request can be read");
         request.page_bytes = self.page_bytes;
         let request = encode(&request).expect("a request can be written");
-        let Some(reply) = answered(server_pull(server, &self.device.user, &request)) else { return false };
-        if lossy && rng.u8(..6) == 0 {
-            return true;
+        let Some(reply) = self.ask(link, server_pull, &request) else { return false };
+        keep(&mut self.pages, &reply);
+        if let (false, Ok(Notice { kind: NoticeKind::Resync, message, .. })) = (link.resync, decode(&reply)) {
+            panic!("the server says without a cause that history has changed, or that the cursor is too old: {message}");
         }
-        if lossy && rng.u8(..8) == 0 {
-            self.apply_interrupted(&reply, rng);
-        }
-        if let Ok(notice) = decode::<Notice>(&reply) {
-            assert!(
-                notice.kind != NoticeKind::Resync,
-                "the server says that history has changed, or that the cursor is too old: {}",
-                notice.message
-            );
-        }
-        let more = self.device.apply(&reply).expect("a delta is applied").more();
+        let calm = link.calm;
+        let more = self.receive(link, &reply, |peer, link, reply| {
+            if let (true, Ok(delta)) = (calm, decode::<Delta>(reply)) {
+                peer.traffic.count(&peer.device, &delta, link.server.ops());
+            }
+        });
         world::check_snapshot(&self.device);
         world::check_sums(&self.device);
+        more.unwrap_or(true)
+    }
+
+    /// Sends a request, and brings what the server answers; None if nothing comes back.
+    fn ask(&mut self, link: &mut Link<'_, '_>, call: Call, request: &[u8]) -> Option<Vec<u8>> {
+        let fate = Fate::random(link.rng, link.lossy);
+        if self.cut == Cut::Up {
+            return None;
+        }
+        if fate.is_damaged() {
+            let refused = call(link.server.client(), &self.device.user, &damaged(request, link.rng));
+            let error = refused.expect_err("the server took a damaged message");
+            assert!(error.starts_with("22P03"), "a damaged message: {error}");
+        }
+        let mut reply = None;
+        for _ in 0..fate.times() {
+            reply = answered(call(link.server.client(), &self.device.user, request));
+        }
+        reply.filter(|_| self.cut != Cut::Down)
+    }
+
+    /// Applies a reply as often as it arrives. Returns whether there is more to ask for; None if it did not arrive.
+    fn receive(
+        &mut self,
+        link: &mut Link<'_, '_>,
+        reply: &[u8],
+        first: impl FnOnce(&mut Peer, &mut Link<'_, '_>, &[u8]),
+    ) -> Option<bool> {
+        let fate = Fate::random(link.rng, link.lossy);
+        if fate.is_damaged() {
+            let before = dump(&self.device);
+            self.device.apply(&damaged(reply, link.rng)).expect_err("the device took a damaged message");
+            assert!(before == dump(&self.device), "a damaged message changed something");
+        }
+        if link.lossy && link.rng.u8(..12) == 0 {
+            self.interrupt(reply, link.rng);
+        }
+        if fate.times() > 0 {
+            first(self, link, reply);
+        }
+        let mut more = None;
+        for _ in 0..fate.times() {
+            more = Some(self.device.apply(reply).expect("a reply is applied").more());
+        }
         more
     }
 
     /// An apply that is stopped in its middle, and a restart.
-    fn apply_interrupted(&mut self, reply: &[u8], rng: &mut Rng) {
+    fn interrupt(&mut self, reply: &[u8], rng: &mut Rng) {
         let (mut calls, stop) = (0, rng.u32(1..60));
         let handler = move || {
             calls += 1;
@@ -82,12 +173,10 @@ impl Peer {
     }
 
     /// Sends an old push again; its reply may be applied or lost.
-    pub fn repeat_push(&mut self, server: &mut Client, rng: &mut Rng) {
-        let Some(batches) = rng.choice(&self.sent) else { return };
-        if let Some(reply) = answered(server_push(server, &self.device.user, batches)) {
-            if rng.bool() {
-                self.device.apply(&reply).expect("a repeated push reply is applied");
-            }
+    pub fn repeat_push(&mut self, link: &mut Link<'_, '_>) {
+        let Some(batches) = link.rng.choice(&self.pushes).cloned() else { return };
+        if let Some(reply) = self.ask(link, server_push, &batches) {
+            self.receive(link, &reply, |_, _, _| ());
         }
     }
 
@@ -98,25 +187,59 @@ impl Peer {
         }
     }
 
+    /// Receives an old page or notice late, or again.
+    pub fn late_page(&mut self, rng: &mut Rng) {
+        if let Some(page) = rng.choice(&self.pages) {
+            self.device.apply(page).expect("a late page is left or applied");
+            world::check_sums(&self.device);
+        }
+    }
+
+    /// Messages as a device with such a clock would have made them.
+    fn with_clock(&mut self, batches: &[u8]) -> Vec<u8> {
+        let mut push: PushRequest = decode(batches).expect("a push can be read");
+        for batch in &mut push.batches {
+            batch.edited = *self.edited.entry(batch.id.random.into_array()).or_insert(batch.edited + self.clock);
+        }
+        encode(&push).expect("a push can be written")
+    }
+
     /// Whether local writes were not sent yet.
     pub fn waits(&self) -> bool {
         self.device.value("SELECT count(*) FROM sync_pending WHERE state = 'waiting'") != "0"
     }
 
     /// The whole loop; with a bad network it may end early.
-    pub fn sync(&mut self, server: &mut Client, rng: &mut Rng, lossy: bool) {
-        for _ in 0..200 {
-            if !self.push_once(server, rng, lossy) || lossy && rng.u8(..5) == 0 {
+    pub fn sync(&mut self, link: &mut Link<'_, '_>) {
+        for round in 0.. {
+            if !self.push_once(link) || link.lossy && link.rng.u8(..5) == 0 {
+                break;
+            }
+            assert!(round < 200 || self.cut != Cut::No, "pending_ops() does not end");
+            if round == 200 {
                 break;
             }
         }
         for page in 0.. {
-            if !self.pull_once(server, rng, lossy) || lossy && rng.u8(..8) == 0 {
+            if !self.pull_once(link) || self.cut != Cut::No || link.lossy && link.rng.u8(..8) == 0 {
                 return;
             }
-            assert!(page < 5_000, "the pull does not end");
+            assert!(page < 2_000, "the pull does not end");
         }
     }
+}
+
+fn keep(messages: &mut Vec<Vec<u8>>, message: &[u8]) {
+    if messages.len() == KEPT {
+        messages.remove(0);
+    }
+    messages.push(message.to_vec());
+}
+
+/// Everything in the file.
+fn dump(device: &Device) -> Vec<Vec<Vec<String>>> {
+    let tables = device.rows("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name");
+    tables.iter().map(|t| device.rows(&format!("SELECT * FROM \"{}\"", t[0]))).collect()
 }
 
 /// The answer, unless the server was held up by a lock: that is as if the network had failed.

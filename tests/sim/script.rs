@@ -1,124 +1,294 @@
-//! One random script, step by step. Everything random comes from the seed.
+//! Carries a plan out, step by step, and checks after each what must always be true.
 
-use crate::peer::Peer;
-use crate::world::{self, LEDGER, LISTS, USERS};
+use crate::history::History;
+use crate::network::Cut;
+use crate::peer::{Link, Peer};
+use crate::plan::{Action, Kind, Plan, Step};
+use crate::server::Server;
+use crate::world::{self, Facts, USERS};
+use crate::{changes, statements};
 use fastrand::Rng;
-use postgres::Client;
-use sync_tests::{Cluster, Database};
+use std::cell::RefCell;
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use sync_tests::device::load;
+use sync_tests::{build, Cluster};
+
+/// Devices at most, with clones.
+const MOST_PEERS: usize = 7;
+
+/// What was done and what came of it, a line each; told at once where somebody watches.
+pub struct Log {
+    lines: RefCell<Vec<String>>,
+    tells: bool,
+}
+
+impl Log {
+    pub fn new(tells: bool) -> Log {
+        Log { lines: RefCell::default(), tells }
+    }
+
+    fn say(&self, line: String) {
+        if self.tells {
+            println!("{line}");
+        }
+        self.lines.borrow_mut().push(line);
+    }
+
+    pub fn lines(&self) -> Vec<String> {
+        self.lines.borrow().clone()
+    }
+}
 
 struct Script<'a> {
+    /// Of the step under way.
     rng: Rng,
-    db: Database<'a>,
-    server: Client,
-    /// Transactions that were left open, to commit late.
-    slow: Vec<Client>,
+    server: Server<'a>,
+    facts: Facts,
     peers: Vec<Peer>,
-    verbose: bool,
+    history: History,
+    kind: Kind,
+    /// A device may be told to start over.
+    resync: bool,
+    log: &'a Log,
 }
 
-/// Runs the script of a seed; panics with what is wrong.
-pub fn run(cluster: &Cluster, seed: u64, verbose: bool) {
-    let mut rng = Rng::with_seed(seed);
-    let db = cluster.database();
-    world::install(&db, &mut rng);
-    let server = patient(&db);
-    let count = rng.usize(2..=5);
-    let peers = (0..count).map(|i| Peer::new(USERS[i % USERS.len()], &mut rng)).collect();
-    let mut script = Script { rng, db, server, slow: Vec::new(), peers, verbose };
-    for step in 0..script.rng.usize(20..120) {
-        script.step(step);
-    }
-    script.finish();
-    let Script { db, server, peers, .. } = script;
-    drop((server, peers));
-    cluster.connect("postgres", "postgres").batch_execute(&format!("DROP DATABASE {} WITH (FORCE)", db.name())).expect("a drop");
-}
-
-/// A connection that gives up on a lock soon: the script is one thread, nobody else would release it.
-fn patient(db: &Database<'_>) -> Client {
-    let mut client = db.connect();
-    client.batch_execute("SET lock_timeout = '30ms'; SET deadlock_timeout = '10ms'").expect("settings");
-    client
-}
-
-impl Script<'_> {
-    fn step(&mut self, step: usize) {
-        let peer = self.rng.usize(..self.peers.len());
-        match self.rng.u8(..100) {
-            0..20 => {
-                let sql = self.server_transaction();
-                self.say(step, "server", &sql);
-                self.on_server(&sql);
-            }
-            20..26 => {
-                let sql = self.ledger_transaction();
-                self.say(step, "server", &sql);
-                self.on_server(&sql);
-            }
-            26..30 => {
-                let sql = self.membership();
-                self.say(step, "server", &sql);
-                self.on_server(&sql);
-            }
-            30..33 => self.begin_slow(step),
-            33..36 => self.end_slow(step),
-            36..38 => {
-                self.say(step, "server", "maintain");
-                self.on_server("SELECT sync.maintain()");
-            }
-            38..66 => {
-                let sql = self.device_transaction();
-                self.say(step, &format!("device {peer}"), &sql);
-                self.on_device(peer, &sql);
-            }
-            66..70 => {
-                let sql = self.device_transaction();
-                self.say(step, &format!("device {peer} without the extension"), &sql);
-                let _may_fail = self.peers[peer].device.plain_connection().execute_batch(&sql);
-            }
-            70..74 => {
-                self.say(step, &format!("device {peer}"), "restart");
-                self.peers[peer].device.restart();
-            }
-            74..77 => {
-                self.say(step, &format!("device {peer}"), "an old push again");
-                self.peers[peer].repeat_push(&mut self.server, &mut self.rng);
-            }
-            77..79 => {
-                self.say(step, &format!("device {peer}"), "an old reply again");
-                self.peers[peer].repeat_reply(&mut self.rng);
-            }
-            79..92 => {
-                self.say(step, &format!("device {peer}"), "sync over a bad network");
-                self.peers[peer].sync(&mut self.server, &mut self.rng, true);
-            }
-            92..95 => {
-                self.say(step, &format!("device {peer}"), "push only");
-                self.peers[peer].push_once(&mut self.server, &mut self.rng, true);
-            }
-            95..97 => {
-                self.say(step, &format!("device {peer}"), "one page");
-                self.peers[peer].pull_once(&mut self.server, &mut self.rng, true);
-            }
-            _ => {
-                self.say(step, &format!("device {peer}"), "sync");
-                self.peers[peer].sync(&mut self.server, &mut self.rng, false);
-            }
+/// Runs a plan; an error is what went wrong.
+pub fn run(cluster: &Cluster, plan: &Plan, log: &Log) -> Result<(), String> {
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        let mut script = Script::begin(cluster, plan, log);
+        for step in &plan.steps {
+            script.rng = Rng::with_seed(step.seed);
+            script.step(step);
         }
-        world::check_snapshot(&self.peers[peer].device);
+        script.rng = Rng::with_seed(plan.world);
+        script.finish();
+        let Script { server, peers, .. } = script;
+        drop(peers);
+        server.end();
+    }));
+    outcome.map_err(|cause| {
+        let text = cause.downcast_ref::<String>().map(String::as_str).or(cause.downcast_ref::<&str>().copied());
+        text.unwrap_or("?").to_owned()
+    })
+}
+
+impl<'a> Script<'a> {
+    fn begin(cluster: &'a Cluster, plan: &Plan, log: &'a Log) -> Script<'a> {
+        let mut rng = Rng::with_seed(plan.world);
+        let mut server = Server::new(cluster);
+        world::install(server.database(), &mut rng);
+        let mut peers: Vec<Peer> = (0..plan.peers).map(|i| Peer::new(USERS[i % USERS.len()], &mut rng)).collect();
+        let facts = Facts::read(&mut server);
+        // Half of them are in use already.
+        for peer in peers.iter_mut().step_by(2) {
+            peer.sync(&mut Link { server: &mut server, rng: &mut rng, lossy: false, resync: false, calm: true });
+        }
+        Script { rng, server, facts, peers, history: History::default(), kind: plan.kind, resync: false, log }
+    }
+
+    fn step(&mut self, step: &Step) {
+        let peer = step.peer % self.peers.len();
+        match step.action {
+            Action::ServerWrite => {
+                let sql = statements::server_transaction(&mut self.rng, &self.facts);
+                self.on_server(step, &sql);
+            }
+            Action::LedgerMove => {
+                let sql = statements::ledger_transaction(&mut self.rng);
+                self.on_server(step, &sql);
+            }
+            Action::Membership => {
+                let sql = statements::membership(&mut self.rng);
+                self.on_server(step, &sql);
+            }
+            Action::BeginSlow => {
+                let sql = format!("BEGIN; {}", statements::server_statements(&mut self.rng, &self.facts).join("; "));
+                let result = self.server.begin_slow(&sql);
+                self.tell(step, "slow transaction", &sql, result);
+            }
+            Action::EndSlow => self.end_slow(step),
+            Action::Maintain => self.on_server(step, "SELECT sync.maintain()"),
+            Action::ShortLease => self.short_lease(step),
+            Action::ChangeRules | Action::ChangeSchema => self.change(step),
+            Action::DeviceWrite | Action::PlainWrite | Action::SecondConnection => self.write(step, peer),
+            Action::SaveServer => {
+                self.server.save();
+                self.tell(step, "server", "its disk is copied", Ok(()));
+            }
+            Action::PutBackServer => {
+                if self.server.put_back() {
+                    self.history.went_back = true;
+                    self.resync = true;
+                    self.facts = Facts::read(&mut self.server);
+                    self.tell(step, "server", "the copy of its disk is put back", Ok(()));
+                }
+            }
+            Action::Crash => {
+                self.server.crash();
+                self.facts = Facts::read(&mut self.server);
+                self.tell(step, "server", "crash", Ok(()));
+            }
+            Action::CrashInPush => self.crash_in_push(step, peer),
+            Action::CloneDevice => {
+                if self.peers.len() < MOST_PEERS {
+                    self.peers.push(self.peers[peer].cloned());
+                    self.tell(step, &format!("device {peer}"), &format!("cloned: device {}", self.peers.len() - 1), Ok(()));
+                }
+            }
+            _ => self.on_device(step, peer),
+        }
+        let device = &self.peers[peer].device;
+        world::check_snapshot(device);
+        self.history.look(device);
+    }
+
+    /// What only one device does.
+    fn on_device(&mut self, step: &Step, peer: usize) {
+        let Script { rng, server, peers, history, kind, resync, .. } = self;
+        let lossy = step.action != Action::Sync;
+        let calm = kind.is_calm() && !*resync;
+        let mut link = Link { server, rng, lossy, resync: *resync, calm };
+        let at = &mut peers[peer];
+        match step.action {
+            Action::Restart => at.device.restart(),
+            Action::OldPush => at.repeat_push(&mut link),
+            Action::OldReply => at.repeat_reply(link.rng),
+            Action::LatePage => at.late_page(link.rng),
+            Action::SyncBadly | Action::Sync => at.sync(&mut link),
+            Action::PushOnly => drop(at.push_once(&mut link)),
+            Action::OnePage => drop(at.pull_once(&mut link)),
+            Action::CutLink => at.cut = if link.rng.bool() { Cut::Up } else { Cut::Down },
+            Action::MendLink => at.cut = Cut::No,
+            Action::ClockJump => at.clock = link.rng.i64(-3..=3) * 3_600_000_000,
+            Action::SaveDevice => at.saved = Some(at.device.copy()),
+            Action::RestoreDevice => {
+                if at.restore() {
+                    history.replaced(peer);
+                }
+            }
+            other => unreachable!("{other:?} is not about one device"),
+        }
+        let device = &self.peers[peer].device;
+        let known = !device.rows("SELECT 1 FROM sqlite_schema WHERE name = 'sync_status'").is_empty();
+        let state = if known {
+            device.rows("SELECT name, value FROM sync_status WHERE name IN ('waiting', 'answered', 'rejected', 'rows')")
+        } else {
+            Vec::new()
+        };
+        self.tell(step, &format!("device {peer}"), &format!("{:?}: {:?}", step.action, state.concat()), Ok(()));
+    }
+
+    /// A local transaction, on one of three kinds of connections.
+    fn write(&mut self, step: &Step, peer: usize) {
+        let trace = format!("w{}.{peer}", step.number);
+        let device = &self.peers[peer].device;
+        let (sql, commits) = statements::device_transaction(&mut self.rng, device, &trace);
+        let (who, result) = match step.action {
+            Action::DeviceWrite => {
+                let result = device.try_run(&sql);
+                if !device.connection().is_autocommit() {
+                    device.run("ROLLBACK");
+                }
+                ("", result)
+            }
+            other => {
+                let connection = device.plain_connection();
+                if other == Action::SecondConnection {
+                    load(&connection, &build::library("libsqlite_sync.so"));
+                }
+                let who = if other == Action::PlainWrite { " without the extension" } else { " on a second connection" };
+                (who, connection.execute_batch(&sql).map_err(|e| e.to_string()))
+            }
+        };
+        if result.is_ok() && commits {
+            self.history.wrote(peer, &trace);
+        }
+        self.tell(step, &format!("device {peer}{who}"), &sql, result);
+    }
+
+    /// Rules wait for writers, so those that this script would keep waiting end first.
+    fn change(&mut self, step: &Step) {
+        while !self.server.slow.is_empty() {
+            self.end_slow(step);
+        }
+        let sql = match step.action {
+            Action::ChangeRules => changes::of_rules(&mut self.rng, &self.facts),
+            _ => changes::of_schema(&mut self.rng, &self.facts),
+        };
+        self.on_server(step, &sql);
+        self.facts = Facts::read(&mut self.server);
+    }
+
+    /// Maintenance with a lease that has passed for everybody: whoever asks with an older cursor is behind the log.
+    fn short_lease(&mut self, step: &Step) {
+        self.resync = true;
+        self.on_server(step, "SET sync.lease = '0 seconds'");
+        for _ in 0..2 {
+            self.on_server(step, "SELECT sync.maintain()");
+        }
+        self.on_server(step, "RESET sync.lease");
+    }
+
+    /// The server goes down when it has done a push and not yet committed it, or when it has committed but nothing is flushed.
+    fn crash_in_push(&mut self, step: &Step, peer: usize) {
+        let Some(batches) = self.peers[peer].device.pending_ops() else { return };
+        let user = self.peers[peer].device.user.clone();
+        let committed = self.rng.bool();
+        if committed {
+            let reply = sync_tests::device::server_push(self.server.client(), &user, &batches);
+            if let (Ok(reply), true) = (reply, self.rng.bool()) {
+                self.peers[peer].device.apply(&reply).expect("a push reply is applied");
+            }
+        } else {
+            let client = self.server.client();
+            client.batch_execute("BEGIN").expect("a transaction");
+            client.execute("SELECT set_config('request.jwt.claims', $1, true)", &[&user.claims()]).expect("claims");
+            let _may_wait_for_a_lock = client.query("SELECT sync.push($1)", &[&batches]);
+        }
+        self.server.crash();
+        self.facts = Facts::read(&mut self.server);
+        self.tell(step, "server", &format!("crash in a push of device {peer}, committed: {committed}"), Ok(()));
+    }
+
+    fn end_slow(&mut self, step: &Step) {
+        if self.server.slow.is_empty() {
+            return;
+        }
+        let mut client = self.server.slow.swap_remove(self.rng.usize(..self.server.slow.len()));
+        let end = if self.rng.u8(..5) == 0 { "ROLLBACK" } else { "COMMIT" };
+        client.batch_execute(end).expect("an end");
+        self.tell(step, "slow transaction", end, Ok(()));
+    }
+
+    fn on_server(&mut self, step: &Step, sql: &str) {
+        let result = self.server.run(sql);
+        self.tell(step, "server", sql, result);
+    }
+
+    fn tell(&self, step: &Step, who: &str, what: &str, result: Result<(), String>) {
+        self.log.say(format!("{:>4} {who}: {what}", step.number));
+        if let Err(error) = result {
+            self.log.say(format!("        failed: {error}"));
+        }
     }
 
     /// Ends what is open, brings everybody up to date, and compares.
     fn finish(&mut self) {
-        while !self.slow.is_empty() {
-            self.end_slow(0);
+        let last = Step { number: 0, peer: 0, action: Action::EndSlow, seed: 0 };
+        while !self.server.slow.is_empty() {
+            self.end_slow(&last);
         }
+        self.facts = Facts::read(&mut self.server);
         // A batch that was answered `later` waits for the next round; when nobody waits any more, the last round brings the rest.
         let mut last = false;
         for round in 0.. {
-            assert!(round < 5, "batches still wait after {round} rounds with a good network");
+            assert!(round < 6, "batches still wait after {round} rounds with a good network");
             for peer in &mut self.peers {
-                peer.sync(&mut self.server, &mut self.rng, false);
+                peer.cut = Cut::No;
+                let calm = self.kind.is_calm() && !self.resync;
+                let Script { rng, server, resync, .. } = self;
+                peer.sync(&mut Link { server, rng, lossy: false, resync: *resync, calm });
+                self.history.look(&peer.device);
             }
             if last {
                 break;
@@ -126,150 +296,9 @@ impl Script<'_> {
             last = self.peers.iter().all(|peer| !peer.waits());
         }
         for (i, peer) in self.peers.iter().enumerate() {
-            self.say(0, &format!("device {i}"), "check");
-            world::check(&peer.device, &mut self.server);
+            self.log.say(format!("     device {i}: check"));
+            world::check(&peer.device, &mut self.server, &self.facts);
         }
-    }
-
-    fn say(&self, step: usize, who: &str, what: &str) {
-        if self.verbose {
-            println!("{step:>4} {who}: {what}");
-        }
-    }
-
-    /// A transaction that may fail as a whole: on a constraint, or on a lock that an open transaction holds.
-    fn on_server(&mut self, sql: &str) {
-        if let Err(e) = self.server.batch_execute(sql) {
-            if self.verbose {
-                println!("        failed: {}", sync_tests::cluster::describe(&e));
-            }
-            self.server.batch_execute("ROLLBACK").expect("a rollback");
-        }
-    }
-
-    fn on_device(&mut self, peer: usize, sql: &str) {
-        let device = &self.peers[peer].device;
-        if let Err(e) = device.try_run(sql) {
-            if self.verbose {
-                println!("        failed: {e}");
-            }
-            if !device.connection().is_autocommit() {
-                device.run("ROLLBACK");
-            }
-        }
-    }
-
-    fn begin_slow(&mut self, step: usize) {
-        let sql = format!("BEGIN; {}", self.server_statements().join("; "));
-        self.say(step, "slow transaction", &sql);
-        let mut client = patient(&self.db);
-        if self.slow.len() < 3 && client.batch_execute(&sql).is_ok() {
-            self.slow.push(client);
-        }
-    }
-
-    fn end_slow(&mut self, step: usize) {
-        if self.slow.is_empty() {
-            return;
-        }
-        let mut client = self.slow.swap_remove(self.rng.usize(..self.slow.len()));
-        let end = if self.rng.u8(..5) == 0 { "ROLLBACK" } else { "COMMIT" };
-        self.say(step, "slow transaction", end);
-        client.batch_execute(end).expect("an end");
-    }
-
-    fn server_transaction(&mut self) -> String {
-        let mut statements = self.server_statements();
-        if self.rng.u8(..4) == 0 {
-            let at = self.rng.usize(..statements.len());
-            statements.insert(at, "SAVEPOINT s".into());
-            statements.push(if self.rng.bool() { "ROLLBACK TO s" } else { "RELEASE s" }.into());
-        }
-        format!("BEGIN; {}; COMMIT", statements.join("; "))
-    }
-
-    fn server_statements(&mut self) -> Vec<String> {
-        (0..self.rng.usize(1..4)).map(|_| self.server_statement()).collect()
-    }
-
-    fn server_statement(&mut self) -> String {
-        let (id, from) = (self.rng.i64(1..40), self.rng.i64(1..40));
-        let (list, word) = (self.list(), self.word());
-        let owner = USERS[self.rng.usize(..USERS.len())];
-        match self.rng.u8(..16) {
-            0 => format!("INSERT INTO task SELECT i, i % {LISTS} + 1, '{owner}', '{word}', i FROM generate_series({from}, {from} + 15) i ON CONFLICT DO NOTHING"),
-            1 => format!("INSERT INTO task VALUES ({id}, {list}, '{owner}', '{word}', 1) ON CONFLICT (id) DO UPDATE SET body = '{word}', list = {list}"),
-            2 => format!("UPDATE task SET id = {id} WHERE id = {from}"),
-            3 => format!("DELETE FROM task WHERE id BETWEEN {from} AND {from} + 4"),
-            4 => format!("UPDATE task SET hidden = NOT hidden WHERE id % 5 = {}", id % 5),
-            5 => format!("UPDATE task SET list = {list}, owner = '{owner}' WHERE id BETWEEN {from} AND {from} + 6"),
-            6 => format!("UPDATE label SET color = '{word}' WHERE list = {list}"),
-            7 => format!("INSERT INTO label VALUES ({list}, '{word}', 'new') ON CONFLICT DO NOTHING"),
-            8 => format!("UPDATE label SET list = {list} WHERE name = '{word}' AND list = {}", self.list()),
-            9 => format!("DELETE FROM label WHERE list = {list}"),
-            10 => format!("INSERT INTO news VALUES ({id}, '{word}') ON CONFLICT (id) DO UPDATE SET body = excluded.body"),
-            11 => format!("UPDATE news SET id = {id} WHERE id = {from} AND NOT EXISTS (SELECT FROM news WHERE id = {id})"),
-            12 if self.rng.u8(..6) == 0 => "TRUNCATE news".into(),
-            12 => format!("DELETE FROM news WHERE id = {id}"),
-            13 => format!("UPDATE task SET n = n + 1 WHERE list = {list}"),
-            _ => format!("UPDATE task SET body = '{word}' WHERE id = {id}"),
-        }
-    }
-
-    fn ledger_transaction(&mut self) -> String {
-        let (from, to, amount) = (self.rng.i64(1..=LEDGER), self.rng.i64(1..=LEDGER), self.rng.i64(1..100));
-        format!(
-            "BEGIN; UPDATE ledger SET amount = amount - {amount} WHERE id = {from};
-             UPDATE ledger SET amount = amount + {amount} WHERE id = {to}; COMMIT"
-        )
-    }
-
-    fn membership(&mut self) -> String {
-        let user = USERS[self.rng.usize(..USERS.len())];
-        let list = self.list();
-        match self.rng.u8(..5) {
-            0 => format!("DELETE FROM reader WHERE name = '{user}'"),
-            1 | 2 => format!("DELETE FROM reader WHERE name = '{user}' AND list = {list}"),
-            _ => format!("INSERT INTO reader VALUES ('{user}', {list}) ON CONFLICT DO NOTHING"),
-        }
-    }
-
-    fn device_transaction(&mut self) -> String {
-        let statements: Vec<_> = (0..self.rng.usize(1..4)).map(|_| self.device_statement()).collect();
-        match self.rng.u8(..8) {
-            0 => format!("BEGIN; {}; ROLLBACK", statements.join("; ")),
-            1 => format!("BEGIN; {}; SAVEPOINT s; {}; ROLLBACK TO s; COMMIT", statements.join("; "), self.device_statement()),
-            _ => format!("BEGIN; {}; COMMIT", statements.join("; ")),
-        }
-    }
-
-    fn device_statement(&mut self) -> String {
-        let (id, from) = (self.rng.i64(1..60), self.rng.i64(1..60));
-        let (list, word) = (self.list(), self.word());
-        let owner = USERS[self.rng.usize(..USERS.len())];
-        match self.rng.u8(..14) {
-            0 => format!("INSERT OR IGNORE INTO task VALUES ({id}, {list}, '{owner}', '{word}', 1, 0)"),
-            1 => format!("INSERT OR REPLACE INTO task VALUES ({id}, {list}, '{owner}', '{word}', {}, 0)", self.rng.i64(-1..5)),
-            2 => format!("UPDATE OR IGNORE task SET id = {id} WHERE id = {from}"),
-            3 => format!("DELETE FROM task WHERE id = {id}"),
-            4 => format!("UPDATE task SET list = {list} WHERE id = {id}"),
-            // Refused by the server where it makes n negative.
-            5 => format!("UPDATE task SET n = n - 3 WHERE id BETWEEN {from} AND {from} + 3"),
-            6 => format!("UPDATE task SET hidden = 1 - hidden WHERE id = {id}"),
-            7 => format!("UPDATE OR IGNORE label SET color = '{word}' WHERE list = {list}"),
-            8 => format!("INSERT OR IGNORE INTO label VALUES ({list}, '{word}', 'device')"),
-            9 => format!("DELETE FROM label WHERE list = {list} AND name = '{word}'"),
-            10 => format!("INSERT INTO news VALUES ({id}, '{word}') ON CONFLICT (id) DO UPDATE SET body = excluded.body"),
-            11 => format!("DELETE FROM news WHERE id = {id}"),
-            _ => format!("UPDATE task SET body = '{word}' WHERE id BETWEEN {from} AND {from} + 5"),
-        }
-    }
-
-    fn list(&mut self) -> i64 {
-        self.rng.i64(1..=LISTS)
-    }
-
-    fn word(&mut self) -> &'static str {
-        ["a", "b", "c", "d", "e", "f", "it''s", "é"][self.rng.usize(..8)]
+        self.history.check(&mut self.server, &self.peers);
     }
 }

@@ -152,6 +152,8 @@ impl Cluster {
     }
 
     fn copy_data(&self, from: &str, to: &str) {
+        // An older copy gives way.
+        let _none_there = fs::remove_dir_all(self.folder.join(to));
         let status = Command::new("cp").arg("-a").arg(self.folder.join(from)).arg(self.folder.join(to)).status();
         assert!(status.is_ok_and(|s| s.success()), "the data folder can be copied");
     }

@@ -27,7 +27,8 @@ impl User {
         User { id: id.to_owned(), role: Some(role.to_owned()) }
     }
 
-    fn claims(&self) -> String {
+    /// The claims of a verified token, as JSON.
+    pub fn claims(&self) -> String {
         let mut claims = json!({ "sub": self.id });
         if let Some(role) = &self.role {
             claims["role"] = json!(role);

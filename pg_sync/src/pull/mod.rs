@@ -46,9 +46,9 @@ fn pull(request: &[u8]) -> Vec<u8> {
         Spi::connect(|_| match answer(&request, user) {
             Answer::Delta(delta) => envelope::encode(&*delta),
             Answer::Notice(kind, message) => {
-                envelope::encode(&Notice { kind, message, cursor: Default::default(), keep: Vec::new() })
+                envelope::encode(&Notice { kind, message, cursor: Default::default(), keep: Vec::new(), turn: request.turn })
             }
-            Answer::Verified(notice) => envelope::encode(&notice),
+            Answer::Verified(notice) => envelope::encode(&Notice { turn: request.turn, ..notice }),
         })
     });
     reply.unwrap_or_else(|e| raise(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, format!("sync.pull: {e}")))
@@ -220,6 +220,7 @@ impl Server {
             message: "the sums of all buckets were compared".into(),
             keep: keep.map(|m| m.id).collect(),
             cursor: cursor::encode(&cursor),
+            turn: 0,
         }
     }
 
@@ -298,6 +299,7 @@ impl Server {
             sums: Vec::new(),
             last_batch: last_batch(request.device),
             expected_rows: None,
+            turn: request.turn,
         }
     }
 

@@ -297,6 +297,7 @@ pub fn empty() -> Page {
         sums: vec![],
         last_batch: None,
         expected_rows: None,
+        turn: 0,
     })
 }
 
@@ -421,7 +422,7 @@ pub fn state_reply(state: PushState, last: Option<BatchId>) -> PushReply {
 }
 
 pub fn notice(kind: NoticeKind, keep: Vec<BucketId>) -> Notice {
-    Notice { kind, message: "a notice".into(), cursor: ByteBuf::from(b"verified".to_vec()), keep }
+    Notice { kind, message: "a notice".into(), cursor: ByteBuf::from(b"verified".to_vec()), keep, turn: 0 }
 }
 
 pub fn random(byte: u8) -> BatchRandom {

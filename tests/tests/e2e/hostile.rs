@@ -49,26 +49,28 @@ fn mutate(rng: &mut Rng, bytes: &[u8]) -> Vec<u8> {
 /// The same message with its body uncompressed, so that mutations reach the values and not only the compression.
 fn uncompressed(message: &[u8]) -> Vec<u8> {
     let body = match envelope::kind(message).expect("a message") {
-        Kind::Delta => rmp_body::<Delta>(message),
+        // Of no turn, or only the first would be looked at.
+        Kind::Delta => {
+            let delta = envelope::decode::<Delta>(message).expect("a message");
+            rmp_serde::to_vec(&Delta { turn: 0, ..delta }).expect("a body")
+        }
         _ => return message.to_vec(),
     };
     let mut out = message[..4].to_vec();
     out.push(0);
     out.extend_from_slice(&(body.len() as u32).to_be_bytes());
+    out.extend_from_slice(&[0; 4]);
     out.extend_from_slice(&body);
-    out
+    with_length(out)
 }
 
-fn rmp_body<M: envelope::Message>(message: &[u8]) -> Vec<u8> {
-    rmp_serde::to_vec(&envelope::decode::<M>(message).expect("a message")).expect("a body")
-}
-
-/// Sets the declared length right, so that a changed length is not what every mutation is refused for.
+/// Sets the declared length and the checksum right, so that they are not what every mutation is refused for.
 fn with_length(mut message: Vec<u8>) -> Vec<u8> {
-    if message.len() >= 9 && message[4] == 0 {
-        let length = (message.len() - 9) as u32;
+    if message.len() >= 13 && message[4] == 0 {
+        let length = (message.len() - 13) as u32;
         message[5..9].copy_from_slice(&length.to_be_bytes());
     }
+    envelope::seal(&mut message);
     message
 }
 
@@ -141,10 +143,12 @@ fn victim_rows(device: &Device) -> Vec<Vec<String>> {
 fn messages_that_are_not_messages_are_refused_in_plain_words() {
     let mut lists = Lists::new();
     let request = lists.ann.pull_request();
-    let deep = [b"SY\x01\x03\x00".as_slice(), &2000u32.to_be_bytes(), &[0x91; 2000]].concat();
+    let mut deep = [b"SY\x01\x03\x00".as_slice(), &2000u32.to_be_bytes(), &[0; 4], &[0x91; 2000]].concat();
+    envelope::seal(&mut deep);
     let bomb = {
-        let mut bomb = b"SY\x01\x03\x01\xff\xff\xff\xff".to_vec();
+        let mut bomb = b"SY\x01\x03\x01\xff\xff\xff\xff\0\0\0\0".to_vec();
         bomb.extend_from_slice(&[0x28, 0xb5, 0x2f, 0xfd]);
+        envelope::seal(&mut bomb);
         bomb
     };
     for bytes in [&b""[..], b"S", b"hello, this is no message", &request[..5], &deep, &bomb] {

@@ -1,0 +1,54 @@
+//! The file in which long runs are recorded, a line for each range of seeds: where they stopped, they go on.
+
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::Command;
+
+/// The results of one range of seeds.
+pub struct Range {
+    pub mode: &'static str,
+    pub first: u64,
+    pub last: u64,
+    pub passed: usize,
+    pub failed: usize,
+    pub seconds: f64,
+}
+
+fn file() -> PathBuf {
+    sync_tests::build::root().join("target/sim-results.tsv")
+}
+
+/// Appends a line.
+pub fn append(range: &Range) -> std::io::Result<()> {
+    let file = file();
+    fs::create_dir_all(file.parent().expect("a folder"))?;
+    let mut out = fs::File::options().append(true).create(true).open(file)?;
+    let Range { mode, first, last, passed, failed, seconds } = range;
+    writeln!(out, "{mode}\t{first}\t{last}\t{passed}\t{failed}\t{seconds:.0}\t{}", commit())
+}
+
+/// The first seed from `first` on that no recorded range of this mode covers.
+pub fn next(mode: &str, first: u64) -> u64 {
+    let text = fs::read_to_string(file()).unwrap_or_default();
+    let mut ranges: Vec<(u64, u64)> = text
+        .lines()
+        .filter_map(|line| {
+            let fields: Vec<_> = line.split('\t').collect();
+            (fields.first() == Some(&mode)).then_some(())?;
+            Some((fields.get(1)?.parse().ok()?, fields.get(2)?.parse().ok()?))
+        })
+        .collect();
+    ranges.sort_unstable();
+    ranges.into_iter().fold(first, |next, (from, to)| if from <= next && to >= next { to + 1 } else { next })
+}
+
+/// The commit that runs, and whether the tree differs from it.
+fn commit() -> String {
+    let git = |args: &[&str]| {
+        let output = Command::new("git").arg("-C").arg(sync_tests::build::root()).args(args).output().ok()?;
+        Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let changed = git(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|s| !s.is_empty());
+    git(&["rev-parse", "--short", "HEAD"]).unwrap_or_default() + if changed { "+" } else { "" }
+}

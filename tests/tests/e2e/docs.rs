@@ -1,7 +1,7 @@
 //! What the documents say, executed: blocks marked `-- Postgres` on a server, blocks marked `-- SQLite` on a device that synced.
 
 use sync_tests::build::root;
-use sync_tests::{Cluster, Device};
+use sync_tests::{Cluster, Device, User};
 
 /// The SQL blocks of a document in order: whether it is the device's, and the SQL.
 fn blocks(document: &str) -> Vec<(bool, String)> {
@@ -14,16 +14,17 @@ fn blocks(document: &str) -> Vec<(bool, String)> {
         .collect()
 }
 
-/// Runs a document's blocks in a database without the extension, which the document installs itself.
-fn run(document: &str) -> (Device, postgres::Client) {
+/// Runs a document's blocks in a database without the extension, which the document installs itself. Ann's device syncs through a
+/// transport that logs in as `login`, and writes as `role`.
+fn run(document: &str, login: &str, role: &str) -> (Device, postgres::Client) {
     let cluster = Cluster::shared();
     let database = cluster.database();
     let mut server = database.connect();
     server.batch_execute("DROP EXTENSION pg_sync").expect("the document installs it");
-    let device = Device::new("ann");
+    let device = Device::for_user(User::with_role("ann", role));
     for (on_device, sql) in blocks(document) {
         if on_device {
-            device.sync(&mut server);
+            device.sync(&mut database.connect_as(login));
             device.run(&sql);
         } else {
             server.batch_execute(&sql).unwrap_or_else(|e| panic!("{document}: {}\nin {sql}", sync_tests::cluster::describe(&e)));
@@ -34,7 +35,7 @@ fn run(document: &str) -> (Device, postgres::Client) {
 
 #[test]
 fn the_documents_tour_in_the_readme_does_what_it_says() {
-    let (device, mut server) = run("README.md");
+    let (device, mut server) = run("README.md", "todo_server", "todo_user");
     let tasks = sync_tests::compare::server_rows(&mut server, "SELECT body, done FROM task ORDER BY body");
     assert_eq!(tasks, [["Bread", "f"], ["Milk", "t"]]);
     assert_eq!(device.rows("SELECT code FROM sync_rejected"), [["23514"]]);
@@ -42,7 +43,7 @@ fn the_documents_tour_in_the_readme_does_what_it_says() {
 
 #[test]
 fn the_documents_about_operations_do_what_they_say() {
-    run("docs/operations.md");
+    run("docs/operations.md", "gateway", "device_user");
 }
 
 #[test]

@@ -4,7 +4,9 @@ use crate::batch::{gap, reject, renumber, signed_in, take_back, ANSWERED, HELD, 
 use crate::error::Result;
 use crate::host::Db;
 use crate::json;
+use crate::keys;
 use crate::meta;
+use crate::order;
 use crate::store::Store;
 use sync_shared::message::{BatchResult, PushReply, PushState, Verdict};
 use sync_shared::ValueRef;
@@ -25,11 +27,18 @@ pub fn answered(store: &mut Store<'_>, reply: &PushReply, verdicts: &mut [i64; 5
     for result in &reply.results {
         progress |= one_answer(store, reply, result, verdicts)?;
     }
+    if reply.state == PushState::Taken {
+        keys::receive(store, &reply.leases)?;
+    }
     match reply.state {
         // With a message all is not well: a server that only reads has registered nobody.
         PushState::Taken if reply.message.is_empty() => meta::set_number(db, "pushed_at", meta::now())?,
         PushState::Taken => {}
-        PushState::Fork => renumber(db)?,
+        PushState::Fork => {
+            keys::forked(db)?;
+            renumber(db)?;
+            order::hold_dependents(store)?;
+        }
         PushState::Gap => gap(db, reply.last.map_or(0, |l| l.number))?,
         PushState::Refused => meta::set_number(db, "deferred", DEFERRED)?,
         PushState::Revoked => {}

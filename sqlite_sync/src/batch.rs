@@ -6,6 +6,7 @@
 use crate::error::{Error, Result};
 use crate::host::Db;
 use crate::json;
+use crate::keys;
 use crate::meta;
 use crate::store::{pack_change, unpack_change};
 use crate::table::{Key, TableInfo};
@@ -80,6 +81,7 @@ pub fn keep(db: Db<'_>, infos: &[TableInfo], sealed: Sealed, user: &str) -> Resu
 
 /// Keeps a batch as a record: it will not be sent, and what it did is no longer shown.
 pub fn reject(db: Db<'_>, infos: &[TableInfo], id: i64, code: &str, message: &str, subject: &str) -> Result<()> {
+    db.run("UPDATE main.sync_change SET chosen = 0 WHERE chosen AND batch = ?1", &[ValueRef::Integer(id)])?;
     let json = json::of_changes(infos, &changes_of(db, id)?).to_string();
     db.run(
         "UPDATE main.sync_batch SET state = 3, replay = 0, verdict = 'rejected', code = ?2, message = ?3, subject = ?4, at = ?5, json = ?6 WHERE id = ?1",
@@ -116,8 +118,13 @@ pub fn next_push(db: Db<'_>) -> Result<Option<Vec<u8>>> {
         take_back(db, foreign - 1)?;
     }
     let found = next_batches(db, &user)?;
-    if found.is_empty() && !registers(db)? {
+    let registers = found.is_empty() && registers(db)?;
+    let wants = keys::wants(db)?;
+    if found.is_empty() && wants.is_empty() && !registers {
         return Ok(None);
+    }
+    if !wants.is_empty() {
+        meta::set_number(db, "keys_asked", 1)?;
     }
     let mut batches = Vec::with_capacity(found.len());
     for next in found {
@@ -139,7 +146,7 @@ pub fn next_push(db: Db<'_>) -> Result<Option<Vec<u8>>> {
             note: next.note,
         });
     }
-    Ok(Some(envelope::encode(&PushRequest { device: meta::device(db)?, batches, wants: Vec::new() })?))
+    Ok(Some(envelope::encode(&PushRequest { device: meta::device(db)?, batches, wants })?))
 }
 
 /// A batch that is to be sent.
@@ -199,6 +206,7 @@ fn registers(db: Db<'_>) -> Result<bool> {
         && meta::number(db, "asked")? == 0;
     if due {
         meta::set_number(db, "asked", 1)?;
+        meta::set_number(db, "keys_refused", 0)?;
     }
     Ok(due)
 }
@@ -301,5 +309,6 @@ pub fn expire(db: Db<'_>) -> Result<()> {
     let before = meta::now().saturating_sub(days.saturating_mul(86_400_000_000));
     let before = [ValueRef::Integer(before)];
     db.run("DELETE FROM main.sync_change WHERE batch IN (SELECT id FROM main.sync_batch WHERE state = 2 AND at < ?1)", &before)?;
+    db.run("DELETE FROM main.sync_moved_key WHERE at < ?1", &before)?;
     db.run("DELETE FROM main.sync_batch WHERE state = 2 AND at < ?1", &before)
 }

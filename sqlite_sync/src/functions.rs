@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::host::{self, Answer, Db};
 use crate::store::Store;
 use crate::transaction::transaction;
-use crate::{batch, boundary, capture, file, json, pull, records, seal, sums, wipe};
+use crate::{batch, boundary, capture, file, json, keys, pull, records, seal, sums, wipe};
 use sqlite_loadable::FunctionFlags;
 use std::collections::BTreeMap;
 use sync_shared::{limits, ValueRef};
@@ -48,6 +48,10 @@ pub fn register(db: Db<'_>) -> Result<()> {
     })?;
     register_records(db, flags)?;
     register_sayings(db, flags)?;
+    host::define(db, "sync_next_id", 1, flags, |db, args| match args {
+        [ValueRef::Text(table)] => Ok(Answer::Integer(keys::next_id(db, table)?)),
+        _ => Err(Error::plain("sync_next_id(table) takes a table's name")),
+    })?;
     host::define(db, "sync_version", 0, flags, |_, _| Ok(Answer::Text(env!("CARGO_PKG_VERSION").into())))
 }
 

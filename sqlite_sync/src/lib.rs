@@ -8,7 +8,7 @@
 //! - [`records`]: rejected batches and conflicts, retried or discarded
 //! - [`publish`]: pages become visible rows, with membership and sums
 //! - [`answer`]: the server's verdicts; [`batch`]: local transactions on their way; [`seal`]: the capture log becomes batches
-//! - [`order`]: which of them go first
+//! - [`order`]: which of them go first; [`keys`]: leased keys; [`rekey`]: rows that get another key
 //! - [`store`]: visible rows, shadow rows, and the rebase of one on the other
 //! - [`schema`]: tables from the server's schema; [`capture`]: their triggers, in plain SQL
 //! - [`boundary`]: which rows of the log are one transaction
@@ -29,11 +29,13 @@ mod file;
 mod functions;
 mod host;
 mod json;
+mod keys;
 mod meta;
 mod order;
 mod publish;
 mod pull;
 mod records;
+mod rekey;
 mod schema;
 mod seal;
 mod store;

@@ -12,7 +12,9 @@ use std::collections::BTreeSet;
 use sync_shared::message::{Change, ChangeKind, Reference};
 use sync_shared::{Value, ValueRef};
 
-/// Batches that may still move: not numbered, and still to be sent.
+/// Batches that are still to be sent and have no number.
+const UNNUMBERED: &str = "b.state IN (0, 4) AND b.number IS NULL";
+/// Batches that may still move: nor did they have a number under another device id.
 const MOVABLE: &str = "b.state IN (0, 4) AND b.number IS NULL AND b.former IS NULL";
 
 /// What the batches that wait have in common, so that nothing is looked up where all are alike.
@@ -20,7 +22,7 @@ pub struct Order {
     /// The largest place of those that may move.
     largest: i64,
     /// Whether one waits for a number of the server's.
-    keyless: bool,
+    pub keyless: bool,
 }
 
 impl Order {
@@ -54,7 +56,7 @@ pub fn set_keyless(db: Db<'_>, id: i64, waits: i64) -> Result<()> {
 
 /// Whether a batch has to follow one that waits for a number of the server's.
 pub fn depends_on_keyless(store: &mut Store<'_>, id: i64) -> Result<bool> {
-    for before in dependencies(store, id)? {
+    for before in dependencies(store, id, UNNUMBERED)? {
         let sql = "SELECT keyless FROM main.sync_batch WHERE id = ?1";
         if store.db.number(sql, &[ValueRef::Integer(before)])? != 0 {
             return Ok(true);
@@ -63,11 +65,22 @@ pub fn depends_on_keyless(store: &mut Store<'_>, id: i64) -> Result<bool> {
     Ok(false)
 }
 
+/// Looks at every batch without a number: those that depend on one that waits for a number of the server's wait too.
+pub fn hold_dependents(store: &mut Store<'_>) -> Result<()> {
+    let sql = format!("SELECT b.id FROM main.sync_batch b WHERE {UNNUMBERED} AND b.keyless = 0 ORDER BY b.id");
+    for id in store.db.all(&sql, &[], |r| Ok(r.integer(0)))? {
+        if depends_on_keyless(store, id)? {
+            set_keyless(store.db, id, 2)?;
+        }
+    }
+    Ok(())
+}
+
 /// Moves what `id` depends on to its place, and what these depend on.
 fn lift(store: &mut Store<'_>, id: i64, place: i64) -> Result<()> {
     let mut open = vec![id];
     while let Some(id) = open.pop() {
-        for before in dependencies(store, id)? {
+        for before in dependencies(store, id, MOVABLE)? {
             let binds = [ValueRef::Integer(before), ValueRef::Integer(place)];
             store.db.run("UPDATE main.sync_batch SET place = ?2 WHERE id = ?1 AND place > ?2", &binds)?;
             if store.db.changes() > 0 {
@@ -78,18 +91,18 @@ fn lift(store: &mut Store<'_>, id: i64, place: i64) -> Result<()> {
     Ok(())
 }
 
-/// The earlier batches that may still move and that `id` must not pass.
-fn dependencies(store: &mut Store<'_>, id: i64) -> Result<BTreeSet<i64>> {
+/// The earlier batches, among those that `which` says, that `id` must not pass.
+fn dependencies(store: &mut Store<'_>, id: i64, which: &str) -> Result<BTreeSet<i64>> {
     let db = store.db;
     let mut found = BTreeSet::new();
     let same_row = format!(
         "SELECT DISTINCT o.batch FROM main.sync_change c JOIN main.sync_change o ON o.tbl = c.tbl AND o.key = c.key \
-         JOIN main.sync_batch b ON b.id = o.batch WHERE c.batch = ?1 AND o.batch < ?1 AND {MOVABLE}"
+         JOIN main.sync_batch b ON b.id = o.batch WHERE c.batch = ?1 AND o.batch < ?1 AND {which}"
     );
     found.extend(db.all(&same_row, &[ValueRef::Integer(id)], |r| Ok(r.integer(0)))?);
     let touching = format!(
         "SELECT DISTINCT o.batch FROM main.sync_change o JOIN main.sync_batch b ON b.id = o.batch \
-         WHERE o.tbl = ?2 AND o.key = ?3 AND o.batch < ?1 AND {MOVABLE}"
+         WHERE o.tbl = ?2 AND o.key = ?3 AND o.batch < ?1 AND {which}"
     );
     let mut touching = db.prepare(&touching)?;
     let mut scratch = Vec::new();
@@ -101,7 +114,7 @@ fn dependencies(store: &mut Store<'_>, id: i64) -> Result<BTreeSet<i64>> {
         }
     }
     let gone = changes.iter().filter(|c| c.kind == ChangeKind::Delete);
-    leavers(store, id, &gone.collect::<Vec<_>>(), &mut found)?;
+    leavers(store, id, &gone.collect::<Vec<_>>(), which, &mut found)?;
     Ok(found)
 }
 
@@ -143,9 +156,9 @@ fn values_of(store: &Store<'_>, at: usize, reference: &Reference, change: &Chang
 }
 
 /// Earlier batches in which rows left, or came to, rows that now go: a child is deleted before its parent.
-fn leavers(store: &mut Store<'_>, id: i64, gone: &[&Change], found: &mut BTreeSet<i64>) -> Result<()> {
+fn leavers(store: &mut Store<'_>, id: i64, gone: &[&Change], which: &str, found: &mut BTreeSet<i64>) -> Result<()> {
     let sql = format!(
-        "SELECT o.batch, o.body FROM main.sync_change o JOIN main.sync_batch b ON b.id = o.batch WHERE o.tbl = ?2 AND o.batch < ?1 AND {MOVABLE}"
+        "SELECT o.batch, o.body FROM main.sync_change o JOIN main.sync_batch b ON b.id = o.batch WHERE o.tbl = ?2 AND o.batch < ?1 AND {which}"
     );
     for at in 0..store.infos.len() {
         for reference in &store.infos[at].table.references {

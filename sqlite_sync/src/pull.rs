@@ -23,7 +23,7 @@ pub fn pull_request(db: Db<'_>) -> Result<Vec<u8>> {
         }
         // The next round may push again.
         db.run(
-            "DELETE FROM main.sync_meta WHERE name IN ('stalls', 'asked') OR name = 'deferred' AND value = ?1",
+            "DELETE FROM main.sync_meta WHERE name IN ('stalls', 'asked', 'keys_asked') OR name = 'deferred' AND value = ?1",
             &[ValueRef::Integer(answer::DEFERRED)],
         )?;
         let pass = meta::blob(db, "pass")?;

@@ -5,9 +5,10 @@ use crate::capture;
 use crate::error::Result;
 use crate::host::Db;
 use crate::json;
+use crate::keys;
 use crate::meta;
 use crate::order::Order;
-use crate::store::{MaybeRow, Place, Store};
+use crate::store::{while_applying, MaybeRow, Place, Store};
 use crate::table::{values, Key};
 use std::collections::HashMap;
 use sync_shared::clock;
@@ -37,6 +38,8 @@ pub struct Base {
     removed: bool,
     /// An insert that named this key began, so no insert with a key chosen by SQLite ended here.
     begun: bool,
+    /// SQLite chose the key.
+    chosen: bool,
 }
 
 /// Turns everything captured into batches. Inside a transaction, before anything else changes synced rows.
@@ -58,7 +61,8 @@ pub fn seal(store: &mut Store<'_>) -> Result<()> {
                 None => store.visible(place.0, &key)?,
             };
             if let Some(change) = difference(store, place.0, &key, &base.row, &now) {
-                changed.push(Changed { at: place.0, key, base: base.row.clone(), change });
+                let chosen = base.chosen && change.kind == ChangeKind::Insert && keys::leases(&store.infos[place.0]);
+                changed.push(Changed { at: place.0, key, base: base.row.clone(), change, chosen });
             }
             later.insert(place, base.row);
         }
@@ -67,7 +71,11 @@ pub fn seal(store: &mut Store<'_>) -> Result<()> {
     clear_log(db)?;
     let user = meta::text(db, "user")?;
     let mut order = Order::read(db)?;
-    transactions.into_iter().rev().try_for_each(|transaction| keep(store, &mut order, transaction, &user))
+    transactions.into_iter().rev().try_for_each(|transaction| keep(store, &mut order, transaction, &user))?;
+    if order.keyless && db.number("SELECT EXISTS (SELECT 1 FROM main.sync_lease WHERE remaining > 0)", &[])? != 0 {
+        while_applying(store, keys::provide)?;
+    }
+    Ok(())
 }
 
 /// One row that a transaction changed.
@@ -76,6 +84,8 @@ struct Changed {
     key: Key,
     base: MaybeRow,
     change: Change,
+    /// SQLite chose the key, and it is to give way to a leased one.
+    chosen: bool,
 }
 
 /// One transaction that changed something.
@@ -93,14 +103,15 @@ fn keep(store: &mut Store<'_>, order: &mut Order, transaction: Transaction, user
     }
     let mut changes = Vec::with_capacity(transaction.changed.len());
     let mut touched = Vec::with_capacity(transaction.changed.len());
-    for Changed { at, key, base, change } in transaction.changed {
+    let chosen = transaction.changed.iter().any(|c| c.chosen);
+    for Changed { at, key, base, change, chosen } in transaction.changed {
         if store.shadow(at, &key)?.is_none() {
             let row: Option<Vec<_>> = base.as_ref().map(|r| r.iter().map(Value::as_ref).collect());
             store.set_shadow(at, &key, row.as_deref(), None)?;
         }
         // Only a generated column was written: nothing to send, the server's value comes back.
         if !(change.kind == ChangeKind::Update && change.columns.is_empty()) {
-            changes.push(Sent { table: store.infos[at].id, change, chosen: false });
+            changes.push(Sent { table: store.infos[at].id, change, chosen });
         }
         touched.push((at, key));
     }
@@ -112,7 +123,7 @@ fn keep(store: &mut Store<'_>, order: &mut Order, transaction: Transaction, user
         kept = batch::keep(db, &store.infos, sealed, user)?;
     }
     match kept {
-        Some(id) => order.place(store, id, transaction.priority, false),
+        Some(id) => order.place(store, id, transaction.priority, chosen),
         None => crate::store::while_applying(store, |store| touched.iter().try_for_each(|(at, key)| store.settle(*at, key))),
     }
 }
@@ -192,10 +203,12 @@ impl Group {
         let began = if kind == capture::INSERTED && !begun { self.open.pop() } else { None };
         let Some(known) = self.index.get(&name).and_then(|i| self.touched.get_mut(*i)) else {
             self.index.insert(name.clone(), self.touched.len());
-            self.touched.push((name, Base { row, first: place, removed: false, begun: kind == capture::BEGINS }));
+            let (begun, chosen) = (kind == capture::BEGINS, began.is_some());
+            self.touched.push((name, Base { row, first: place, removed: false, begun, chosen }));
             return;
         };
         let base = &mut known.1;
+        base.chosen |= began.is_some();
         match kind {
             // The key was chosen by SQLite, and the row was written to (by a trigger of the application) before our AFTER
             // trigger could say so: it was absent before, unless it had been there and went.

@@ -21,12 +21,14 @@ ALTER TABLE main.sync_change ADD COLUMN chosen INTEGER NOT NULL DEFAULT 0;
 
 ALTER TABLE main.sync_conflicts ADD COLUMN policy TEXT NOT NULL DEFAULT '';
 
+CREATE INDEX main.sync_change_chosen ON sync_change(batch) WHERE chosen;
+
 CREATE INDEX main.sync_conflicts_batch ON sync_conflicts(batch);
 
 CREATE INDEX main.sync_conflicts_table ON sync_conflicts(table_name);
 
-CREATE TABLE main.sync_lease(tbl INTEGER NOT NULL, last INTEGER NOT NULL, next INTEGER NOT NULL, step INTEGER NOT NULL,
-  remaining INTEGER NOT NULL, PRIMARY KEY(tbl, last)) WITHOUT ROWID;
+CREATE TABLE main.sync_lease(tbl INTEGER NOT NULL, first INTEGER NOT NULL, step INTEGER NOT NULL, next INTEGER NOT NULL,
+  remaining INTEGER NOT NULL, PRIMARY KEY(tbl, first)) WITHOUT ROWID;
 
 CREATE TABLE main.sync_moved_key(id INTEGER PRIMARY KEY, table_name TEXT NOT NULL, old_key INTEGER NOT NULL, new_key INTEGER NOT NULL,
   at INTEGER NOT NULL);

@@ -74,13 +74,15 @@ CREATE TABLE sync_shadow(tbl INTEGER NOT NULL, key, body BLOB, error TEXT, PRIMA
 CREATE TABLE sync_conflicts(id INTEGER PRIMARY KEY, batch INTEGER, at INTEGER, table_name TEXT, key TEXT, column_name TEXT,
   base, theirs, mine, result, reason TEXT, policy TEXT NOT NULL DEFAULT '');
 
+CREATE INDEX sync_change_chosen ON sync_change(batch) WHERE chosen;
+
 CREATE INDEX sync_conflicts_batch ON sync_conflicts(batch);
 
 CREATE INDEX sync_conflicts_table ON sync_conflicts(table_name);
 
--- Numbers that the server leased for new keys of a table: next, next + step, ... as many as remain; the last of them is last.
-CREATE TABLE sync_lease(tbl INTEGER NOT NULL, last INTEGER NOT NULL, next INTEGER NOT NULL, step INTEGER NOT NULL,
-  remaining INTEGER NOT NULL, PRIMARY KEY(tbl, last)) WITHOUT ROWID;
+-- Numbers that the server leased for new keys of a table, from first on, step apart: next is the next, so many remain.
+CREATE TABLE sync_lease(tbl INTEGER NOT NULL, first INTEGER NOT NULL, step INTEGER NOT NULL, next INTEGER NOT NULL,
+  remaining INTEGER NOT NULL, PRIMARY KEY(tbl, first)) WITHOUT ROWID;
 
 -- Rows whose key SQLite chose and that now have a leased one, so that the application may follow; it may DELETE.
 CREATE TABLE sync_moved_key(id INTEGER PRIMARY KEY, table_name TEXT NOT NULL, old_key INTEGER NOT NULL, new_key INTEGER NOT NULL,

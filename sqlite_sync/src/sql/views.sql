@@ -15,7 +15,7 @@ CREATE VIEW sync_buckets AS
   FROM sync_bucket b LEFT JOIN sync_part p ON p.bucket = b.id GROUP BY b.id;
 
 CREATE VIEW sync_pending AS
-  SELECT b.id, b.number, CASE b.state WHEN 0 THEN 'waiting' WHEN 1 THEN 'answered' ELSE 'held' END AS state, b.user, b.edited,
+  SELECT b.id, b.number, CASE b.state WHEN 0 THEN iif(b.keyless, 'keyless', 'waiting') WHEN 1 THEN 'answered' ELSE 'held' END AS state, b.user, b.edited,
     b.bytes, b.verdict, b.message, b.priority, b.note, (SELECT count(*) FROM sync_change c WHERE c.batch = b.id) AS changes
   FROM sync_batch b WHERE b.state IN (0, 1, 4);
 
@@ -51,6 +51,7 @@ CREATE VIEW sync_status AS
   UNION ALL SELECT 'staged_rows', coalesce((SELECT value FROM sync_meta WHERE name = 'staged_rows'), 0)
   UNION ALL SELECT 'unsealed', (SELECT count(*) FROM sync_log)
   UNION ALL SELECT 'waiting', (SELECT count(*) FROM sync_batch WHERE state = 0)
+  UNION ALL SELECT 'keyless', (SELECT count(*) FROM sync_batch WHERE keyless > 0)
   UNION ALL SELECT 'answered', (SELECT count(*) FROM sync_batch WHERE state = 1)
   UNION ALL SELECT 'held', (SELECT count(*) FROM sync_batch WHERE state = 4)
   UNION ALL SELECT 'rejected', (SELECT count(*) FROM sync_batch WHERE state = 3)
@@ -58,4 +59,6 @@ CREATE VIEW sync_status AS
   UNION ALL SELECT 'refetch', (SELECT count(*) FROM sync_bucket WHERE refetch > 0)
   UNION ALL SELECT 'mismatch', (SELECT count(*) FROM sync_bucket WHERE misses >= 3)
   UNION ALL SELECT 'problem', t.name || ': ' || s.error FROM sync_shadow s JOIN sync_table t ON t.id = s.tbl WHERE s.error IS NOT NULL
+  UNION ALL SELECT 'problem', t.name || ': ' || count(*) || ' new rows wait for keys from the server: sync while online'
+    FROM sync_change c JOIN sync_table t ON t.id = c.tbl WHERE c.chosen GROUP BY c.tbl
   UNION ALL SELECT 'problem', value FROM sync_meta WHERE name = 'trigger_problem';

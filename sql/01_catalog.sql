@@ -224,6 +224,8 @@ CREATE TABLE sync.conflict (
     mine        jsonb,
     result      jsonb,
     reason      text NOT NULL,
+    policy      text NOT NULL DEFAULT 'merge',
     at          timestamptz NOT NULL DEFAULT pg_catalog.now()
 );
 COMMENT ON TABLE sync.conflict IS 'Conflicts that push decided, with every version, until somebody discards them.';
+COMMENT ON COLUMN sync.conflict.policy IS 'What decided: a policy as sync.set_policy takes it, or constraint.';

@@ -269,6 +269,7 @@ BEGIN
         DELETE FROM sync.base b WHERE NOT EXISTS (SELECT FROM sync.entry e WHERE e.entry_id = b.entry);
         UPDATE sync.generation SET n = n + 1;
     END IF;
+    PERFORM sync.forget_policies();
     -- Columns, types and functions can go without an ALTER TABLE, by CASCADE; a partition takes its rows along; somebody may drop
     -- a capture trigger.
     IF EXISTS (

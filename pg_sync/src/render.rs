@@ -303,6 +303,12 @@ pub fn type_name(type_oid: pg_sys::Oid) -> String {
     }
 }
 
+/// What a domain is over; any other type itself.
+pub fn base_type(type_oid: pg_sys::Oid) -> pg_sys::Oid {
+    // SAFETY: a look-up by OID.
+    unsafe { pg_sys::getBaseType(type_oid) }
+}
+
 /// Runs `f` under the pinned settings. An ERROR inside undoes them with the (sub)transaction.
 pub fn pinned<R>(f: impl FnOnce() -> R) -> R {
     // SAFETY: the settings are undone by AtEOXact_GUC at the level opened here, or by the transaction's own cleanup.

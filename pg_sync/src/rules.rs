@@ -1,5 +1,5 @@
-//! The native halves of `sync.create_bucket` and `sync.add_table`: they read SQL under the caller's search_path and hand it on with
-//! every name qualified.
+//! The native halves of what declares rules and policies. `sync.create_bucket` and `sync.add_table` read SQL under the caller's
+//! search_path and hand it on with every name qualified; all of them ask for the caller's rights first.
 
 use crate::error::{named, raise, spi};
 use crate::expr::{self, qualified_query, relation_name, Expressions, Purpose};
@@ -9,6 +9,7 @@ use crate::render::type_name;
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
+use pgrx::JsonB;
 
 /// Calls the second half with the rights of the extension's owner.
 pub fn run(sql: &str, arguments: &[DatumWithOid]) {
@@ -57,6 +58,32 @@ fn add_table(
         "SELECT sync.put_entry($1, $2::pg_catalog.regclass, $3, $4::pg_catalog.regtype[], $5, $6, $7::pg_catalog.name[])",
         &[bucket.into(), table.into(), key_sql.into(), key_types.into(), filter_sql.into(), nodes.into(), columns.into()],
     );
+}
+
+/// Who decides conflicts decides what becomes of users' writes, and a handler runs with their rights.
+fn with_policies_of(function: &str, table: Option<Oid>) -> Oid {
+    let Some(table) = table else { error!("{function} needs a table") };
+    owned(&format!("table {}: only its owner can declare policies", relation_name(table)), table);
+    table
+}
+
+#[pg_extern]
+fn set_policy(table: Option<Oid>, policy: Option<String>, column: Option<String>, handler: Option<Oid>, options: Option<JsonB>) {
+    let table = with_policies_of("set_policy", table);
+    let arguments = [table.into(), policy.into(), column.into(), handler.into(), options.into()];
+    run("SELECT sync.put_policy($1::pg_catalog.regclass, $2, $3, $4, $5)", &arguments);
+}
+
+#[pg_extern]
+fn drop_policy(table: Option<Oid>, column: Option<String>) {
+    let table = with_policies_of("drop_policy", table);
+    run("SELECT sync.take_policy($1::pg_catalog.regclass, $2)", &[table.into(), column.into()]);
+}
+
+#[pg_extern]
+fn set_delete_policy(table: Option<Oid>, policy: Option<String>) {
+    let table = with_policies_of("set_delete_policy", table);
+    run("SELECT sync.put_delete_policy($1::pg_catalog.regclass, $2)", &[table.into(), policy.into()]);
 }
 
 /// A wrong number of columns or an impossible cast shows here and not at a pull. The members are only analysed: running, or even

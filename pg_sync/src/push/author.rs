@@ -25,6 +25,16 @@ pub enum Author {
     Earlier,
 }
 
+impl Author {
+    /// When somebody else edited, where the log shows it.
+    pub fn at(self) -> Option<i64> {
+        match self {
+            Author::Other { at } => Some(at),
+            Author::Device | Author::Earlier => None,
+        }
+    }
+}
+
 /// Asks the op log on behalf of one device.
 pub struct Authors {
     owner: Oid,

@@ -1,6 +1,7 @@
-//! What happens where a device and somebody else changed the same thing.
+//! What is said and kept about conflicts: who is taken to be later, why, and every version.
 
 use super::author::Author;
+use super::policy::ColumnPolicy;
 use super::target::Target;
 use crate::error::spi;
 use pgrx::prelude::*;
@@ -9,68 +10,88 @@ use sync_shared::clock::EditTime;
 use sync_shared::message::{Change, Conflict};
 use sync_shared::Value;
 
-/// The outcome for one column.
-pub struct Decision {
-    /// The device's value stays.
-    pub mine: bool,
-    /// In plain words.
-    pub reason: String,
+/// The outcome for one column, or for a row.
+pub enum Decision {
+    /// One side's value stays: the device's, or the server's.
+    Keep { mine: bool, reason: String },
+    /// The batch is rejected.
+    Reject { reason: String },
 }
 
-/// The later edit wins; between two at the same time the server's stays.
-pub fn decide(column: &str, author: Author, mine_at: EditTime) -> Option<Decision> {
-    let mine = time(mine_at);
+/// Whether the device's edit is the later one. Between two at the same time the server's stays.
+pub fn later(author: Author, mine_at: EditTime) -> bool {
     match author {
-        Author::Device => None,
-        Author::Earlier => Some(Decision {
-            mine: true,
-            reason: format!(
-                "both changed \"{column}\"; the device's edit of {mine} won, the server's lies further back in its log"
-            ),
-        }),
-        Author::Other { at } if mine_at > at => Some(Decision {
-            mine: true,
-            reason: format!(
-                "both changed \"{column}\"; the device's edit of {mine} won, it is later than the server's of {}",
-                time(at)
-            ),
-        }),
-        Author::Other { at } => Some(Decision {
-            mine: false,
-            reason: format!(
-                "both changed \"{column}\"; the server's edit of {} won, the device's of {mine} is not later",
-                time(at)
-            ),
-        }),
+        Author::Device | Author::Earlier => true,
+        Author::Other { at } => mine_at > at,
     }
 }
 
-/// Why a delete was not carried out.
-pub const UPDATE_WINS: &str =
-    "the row was changed on the server after the device last saw it; update wins over delete, so it was kept";
+/// The later edit wins. `what` was changed by both: `"title"`.
+pub fn later_wins(what: &str, author: Author, mine_at: EditTime) -> Decision {
+    let mine = time(mine_at);
+    let reason = match author {
+        Author::Other { at } if mine_at > at => {
+            format!("the device's edit of {mine} won, it is later than the server's of {}", time(at))
+        }
+        Author::Other { at } => format!("the server's edit of {} won, the device's of {mine} is not later", time(at)),
+        Author::Device | Author::Earlier => {
+            format!("the device's edit of {mine} won, the server's lies further back in its log")
+        }
+    };
+    Decision::Keep { mine: later(author, mine_at), reason: format!("both changed {what}; {reason}") }
+}
 
-fn time(at: EditTime) -> String {
+/// By a policy that chooses a side, or none.
+pub fn choose(policy: ColumnPolicy, what: &str, author: Author, mine_at: EditTime) -> Decision {
+    let sides = sides(author, mine_at);
+    let name = policy.name();
+    match policy {
+        ColumnPolicy::ServerWins => {
+            Decision::Keep { mine: false, reason: format!("both changed {what} ({sides}); {name} kept the server's") }
+        }
+        ColumnPolicy::ClientWins => {
+            Decision::Keep { mine: true, reason: format!("both changed {what} ({sides}); {name} took the device's") }
+        }
+        ColumnPolicy::Reject => Decision::Reject { reason: format!("both changed {what} ({sides})") },
+        _ => later_wins(what, author, mine_at),
+    }
+}
+
+/// When either side edited.
+pub fn sides(author: Author, mine_at: EditTime) -> String {
+    let theirs = match author {
+        Author::Other { at } => format!("the server at {}", time(at)),
+        Author::Device => "the server's triggers after an earlier batch of the device".into(),
+        Author::Earlier => "the server further back than its log".into(),
+    };
+    format!("{theirs}, the device at {}", time(mine_at))
+}
+
+/// A time as people and JSON read it.
+pub fn time(at: EditTime) -> String {
     /// Microseconds from 1970 to 2000, where Postgres's clock starts.
     const EPOCH_MICROS: i64 = 946_684_800_000_000;
     crate::calendar::timestamp(at.saturating_sub(EPOCH_MICROS), true)
 }
 
-/// A conflict over the whole row; each version as a JSON object of the columns that `columns` names.
-pub fn whole_row(target: &Target, change: &Change, columns: &[usize], base: &[Value], theirs: &[Value]) -> Conflict {
-    let object = |values: &[Value]| {
-        let pairs = columns.iter().zip(values).map(|(&i, value)| (target.table.columns[i].name.clone(), as_json(value)));
-        Value::Text(Json::Object(pairs.collect()).to_string())
-    };
+/// Columns of a row with one version's values, as a JSON object.
+pub fn version<'v>(target: &Target, values: impl IntoIterator<Item = (usize, &'v Value)>) -> Value {
+    let pairs = values.into_iter().map(|(column, value)| (target.table.columns[column].name.clone(), as_json(value)));
+    Value::Text(Json::Object(pairs.collect()).to_string())
+}
+
+/// A conflict over the whole row, without its versions.
+pub fn of_row(change: &Change, policy: &str, reason: String) -> Conflict {
     Conflict {
         table: change.table,
         key: change.key.clone(),
         column: None,
-        base: object(base),
-        theirs: object(theirs),
+        base: Value::Null,
+        theirs: Value::Null,
         mine: Value::Null,
-        result: object(theirs),
-        reason: UPDATE_WINS.into(),
-        policy: "merge".into(),
+        result: Value::Null,
+        reason,
+        policy: policy.into(),
     }
 }
 
@@ -105,8 +126,8 @@ pub fn remember<'a>(
                 other => as_json(other).to_string(),
             };
             c.update(
-                "INSERT INTO sync.conflict (device, number, relid, key, column_name, base, theirs, mine, result, reason)
-                 VALUES ($1, $2, $3::regclass, $4::jsonb, $5, $6::jsonb, $7::jsonb, $8::jsonb, $9::jsonb, $10)",
+                "INSERT INTO sync.conflict (device, number, relid, key, column_name, base, theirs, mine, result, reason, policy)
+                 VALUES ($1, $2, $3::regclass, $4::jsonb, $5, $6::jsonb, $7::jsonb, $8::jsonb, $9::jsonb, $10, $11)",
                 None,
                 &[
                     device.into(),
@@ -119,6 +140,7 @@ pub fn remember<'a>(
                     version(&conflict.mine).into(),
                     version(&conflict.result).into(),
                     conflict.reason.as_str().into(),
+                    conflict.policy.as_str().into(),
                 ],
             )?;
         }

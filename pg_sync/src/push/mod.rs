@@ -4,7 +4,8 @@
 //! - [`registry`]: devices, and batches that were taken before
 //! - [`subtransaction`], [`refusal`]: one batch is applied whole or undone with a reason
 //! - [`batch`]: changes -> rows; [`target`], [`statements`]: the SQL for it
-//! - [`conflict`], [`author`]: what happens where both sides changed the same thing
+//! - [`merge`], [`delete`]: a change meets a row that is there, or gone
+//! - [`policy`], [`author`], [`conflict`]: what decides where both sides changed the same thing, and what is kept of it
 //! - [`constraints`]: deferred ones are checked batch by batch
 //! - [`lease`]: numbers for keys; [`note`]: what triggers may ask about the batch
 //! - [`role`]: whose rights and settings each part runs with
@@ -16,8 +17,11 @@ mod author;
 mod batch;
 mod conflict;
 mod constraints;
+mod delete;
 mod lease;
+mod merge;
 mod note;
+mod policy;
 mod refusal;
 mod registry;
 mod role;
@@ -242,8 +246,9 @@ impl Push {
         note: &Option<String>,
     ) -> Result<(Vec<sync_shared::message::Conflict>, bool), Refusal> {
         let Push { writer, owner, authors, targets, device, .. } = self;
+        let origin = batch::Origin { user: &device.user, device: device.id };
         subtransaction::run(|| {
-            let mut context = batch::Context { targets, authors, owner: *owner, edited };
+            let mut context = batch::Context { targets, authors, owner: *owner, edited, origin };
             let _edited = Edited::begin(edited);
             let _note = note::Scope::begin(device.id, batch.id.number, note.clone());
             let conflicts = role::as_writer(*writer, || {

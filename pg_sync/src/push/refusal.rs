@@ -1,6 +1,7 @@
 //! Why a batch was not applied.
 
 use pgrx::prelude::*;
+use sync_shared::message::Conflict;
 
 /// SQLSTATE, words and the object that refused.
 #[derive(Debug, Clone, Default)]
@@ -11,12 +12,19 @@ pub struct Refusal {
     pub subject: String,
     /// The state of the server is the reason, not the batch: it may be applied later.
     pub passing: bool,
+    /// Conflicts that are the reason.
+    pub conflicts: Vec<Conflict>,
 }
+
+/// A policy rejects what conflicts.
+pub const REJECTED_BY_POLICY: &str = "SY010";
+/// A policy cannot be used: its handler is gone or does not answer as it should, or the table has changed.
+pub const UNUSABLE_POLICY: &str = "SY011";
 
 impl Refusal {
     /// A refusal of our own.
     pub fn new(code: &str, message: impl Into<String>, subject: impl Into<String>) -> Self {
-        Refusal { code: code.into(), message: message.into(), subject: subject.into(), passing: false }
+        Refusal { code: code.into(), message: message.into(), subject: subject.into(), ..Refusal::default() }
     }
 }
 

@@ -204,6 +204,6 @@ pub fn check(request: &PushRequest) {
 
 /// A batch's answer.
 pub fn result(id: BatchId, verdict: Verdict, refusal: Refusal) -> BatchResult {
-    let Refusal { code, message, subject, .. } = refusal;
-    BatchResult { id, verdict, code, message, subject, conflicts: Vec::new() }
+    let Refusal { code, message, subject, conflicts, .. } = refusal;
+    BatchResult { id, verdict, code, message, subject, conflicts }
 }

@@ -17,6 +17,12 @@ pub struct Parameter {
     datum: Option<pg_sys::Datum>,
 }
 
+impl Parameter {
+    pub fn is_null(self) -> bool {
+        self.datum.is_none()
+    }
+}
+
 /// An SPI connection with its plans.
 pub struct Statements {
     plans: HashMap<String, pg_sys::SPIPlanPtr>,

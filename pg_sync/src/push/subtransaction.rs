@@ -22,6 +22,8 @@ pub struct Place {
     pub device_name: String,
     /// While its value is being read.
     pub column: Option<String>,
+    /// While it decides.
+    pub handler: Option<String>,
 }
 
 /// What pgrx's form of an error leaves out: foreign SQLSTATEs, and the names of objects.
@@ -44,6 +46,15 @@ pub fn set_column(column: Option<&str>) {
     PLACE.with(|p| {
         if let Some(place) = p.borrow_mut().as_mut() {
             place.column = column.map(str::to_owned);
+        }
+    });
+}
+
+/// Says which function is deciding a conflict.
+pub fn set_handler(handler: Option<&str>) {
+    PLACE.with(|p| {
+        if let Some(place) = p.borrow_mut().as_mut() {
+            place.handler = handler.map(str::to_owned);
         }
     });
 }
@@ -158,13 +169,15 @@ fn refusal(error: CaughtError) -> Refusal {
         message = format!("{message}: {}", reported.detail);
     }
     let mut subject = reported.subject;
-    if let Some(Place { table, device_name, column }) = PLACE.with(|p| p.borrow_mut().take()) {
+    if let Some(Place { table, device_name, column, handler }) = PLACE.with(|p| p.borrow_mut().take()) {
         if let Some(column) = &column {
             message = format!("table {table}, column \"{column}\": {message}");
+        } else if let Some(handler) = &handler {
+            message = format!("table {table}: the handler {handler} failed: {message}");
         }
         if subject.is_empty() {
             subject = column.unwrap_or(device_name);
         }
     }
-    Refusal { passing: passes(&reported.code), code: reported.code, message, subject }
+    Refusal { passing: passes(&reported.code), ..Refusal::new(&reported.code, message, subject) }
 }

@@ -2,6 +2,7 @@
 //!
 //! Every name in it is qualified and quoted, operators too: it runs under the settings of the user's session.
 
+use super::policy::{self, Policies};
 use super::refusal::Refusal;
 use super::role;
 use super::statements::{Parameter, Statements};
@@ -9,8 +10,9 @@ use super::subtransaction::set_column;
 use crate::catalog::{self, KeySequence, SyncedTable};
 use crate::error::spi;
 use crate::expr::quote;
+use crate::identity;
 use crate::query::operator;
-use crate::render::Renderer;
+use crate::render::{pinned, Renderer};
 use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
 use std::collections::HashMap;
@@ -29,6 +31,8 @@ pub struct Target {
     readable: bool,
     /// What makes its key.
     pub sequence: Option<KeySequence>,
+    /// What decides its conflicts.
+    pub policies: Policies,
 }
 
 /// By tag, those that a request names. Their columns stay as they are until the transaction ends.
@@ -47,21 +51,24 @@ pub fn of(request: &PushRequest, writer: Oid) -> HashMap<Tag, Target> {
         }
         Ok::<_, spi::Error>(relations)
     });
-    for relation in spi("reading sync.synced_table", relations) {
+    let relations = spi("reading sync.synced_table", relations);
+    for &relation in &relations {
         role::keep_columns(relation);
     }
-    let target = |table: SyncedTable| {
+    let mut policies = policy::read(&relations);
+    let mut target = |table: SyncedTable| {
         let equal = |&i: &usize| format!("{} {} ", quote(&table.columns[i].name), operator(table.columns[i].type_oid, "="));
         let target = Target {
             renderers: table.columns.iter().map(|c| Renderer::new(c.type_oid)).collect(),
             equal: table.key.iter().map(equal).collect(),
             readable: role::may_select(table.relation, writer),
             sequence: catalog::key_sequence(table.relation),
+            policies: policies.remove(&table.relation).unwrap_or_default(),
             table,
         };
         (target.table.tag, target)
     };
-    catalog::tables_tagged(Some(tags)).into_iter().map(target).collect()
+    catalog::tables_tagged(Some(tags)).into_iter().map(&mut target).collect()
 }
 
 /// Whether a constraint's name is that of a primary key, perhaps of a partition.
@@ -159,6 +166,18 @@ impl Target {
         let mut renderers: Vec<&mut Renderer> = wanted.iter().filter_map(|&i| by_column[i].take()).collect();
         renderers.extend(integer.as_mut());
         Ok(statements.run(&sql, key, &mut renderers)?.row)
+    }
+
+    /// Columns that are not generated and that the role may use in all these ways: `SELECT, INSERT`.
+    pub fn columns_for(&self, owner: Oid, ways: &str) -> Vec<usize> {
+        let sql = "SELECT array_agg(a.attnum) FROM pg_attribute a
+             WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped AND NOT EXISTS (
+                 SELECT FROM regexp_split_to_table($3, ', ') w WHERE NOT has_column_privilege($2, a.attrelid, a.attnum, w))";
+        let arguments = [self.table.relation.into(), identity::current_user().into(), ways.into()];
+        let read = || Spi::connect(|c| c.select(sql, Some(1), &arguments)?.first().get_one::<Vec<i16>>());
+        let usable = spi("reading rights", identity::as_owner(owner, || pinned(read))).unwrap_or_default();
+        let columns = self.table.columns.iter().enumerate();
+        columns.filter(|(_, c)| !c.generated && usable.contains(&(c.position as i16))).map(|(i, _)| i).collect()
     }
 
     /// Whether the system column that tells versions of a row apart may be read.

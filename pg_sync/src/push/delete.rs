@@ -1,0 +1,147 @@
+//! Deletes, and updates of rows that are gone.
+
+use super::author::Author;
+use super::batch::{Row, Wish};
+use super::conflict;
+use super::policy::DeletePolicy;
+use super::refusal::Refusal;
+use super::statements::Parameter;
+use sync_shared::message::Conflict;
+use sync_shared::Value;
+
+/// How often a delete looks again at a row that others change at the same time.
+const TRIES: usize = 8;
+/// Why a delete was not carried out by default.
+const UPDATE_WINS: &str =
+    "the row was changed on the server after the device last saw it; update wins over delete, so it was kept";
+
+impl Row<'_> {
+    pub fn delete(mut self) -> Result<(), Refusal> {
+        let key = self.target.read_key(self.statements, &self.change.key)?;
+        let (columns, base) = self.known()?;
+        // Locking the row would need the right to update it; its version tells as well whether it is still the same.
+        let by_version = self.target.version();
+        let clause = if by_version { "" } else { "FOR UPDATE" };
+        let mut tried = None;
+        for _ in 0..TRIES {
+            let Some(mut current) = self.target.current(self.statements, &columns, &key, by_version, clause)? else {
+                return if self.exists(&key)? { Err(self.denied("delete")) } else { Ok(()) };
+            };
+            let version = if by_version { current.pop() } else { None };
+            if tried.is_some() && tried == version {
+                return Err(self.denied("delete"));
+            }
+            let conflict = self.meets_update(&key, &columns, &base, &current)?;
+            if let Some((conflict, false)) = conflict {
+                self.conflicts.push(conflict);
+                return Ok(());
+            }
+            let mut sql = format!("DELETE FROM {} {}", self.target.table.name, self.target.where_key(1));
+            let mut parameters = key.clone();
+            if let Some(Value::Integer(xid)) = version {
+                sql += &format!(" AND xmin OPERATOR(pg_catalog.=) ${}", key.len() + 1);
+                parameters.push(self.statements.xid(xid as u32));
+            }
+            if self.statements.run(&sql, &parameters, &mut [])?.count > 0 {
+                self.conflicts.extend(conflict.map(|(conflict, _)| conflict));
+                return Ok(());
+            }
+            if !by_version {
+                return Err(self.denied("delete"));
+            }
+            tried = version;
+        }
+        let message = format!("table {}: the row is being changed by others all the time", self.target.table.name);
+        Err(Refusal { passing: true, ..Refusal::new("40001", message, "") })
+    }
+
+    /// Columns that the device knew and that are still there, with what it knew. A column that is gone cannot have been changed.
+    fn known(&self) -> Result<(Vec<usize>, Vec<Value>), Refusal> {
+        let tags = self.change.columns.iter().zip(&self.change.old);
+        let (columns, base): (Vec<usize>, Vec<Value>) =
+            tags.filter_map(|(&tag, old)| Some((self.target.position(tag).ok()?, old.clone()))).unzip();
+        let mut once = columns.clone();
+        once.sort_unstable();
+        once.dedup();
+        if once.len() != columns.len() {
+            return Err(self.malformed("a column is named twice"));
+        }
+        Ok((columns, base))
+    }
+
+    /// Where somebody else changed the row: what is recorded, and whether it is deleted all the same.
+    fn meets_update(
+        &mut self,
+        key: &[Parameter],
+        columns: &[usize],
+        base: &[Value],
+        theirs: &[Value],
+    ) -> Result<Option<(Conflict, bool)>, Refusal> {
+        let policy = self.target.policies.deletes;
+        let mut trace = None;
+        let mut author = None;
+        for (_, &column) in columns.iter().enumerate().filter(|&(i, _)| base[i] != theirs[i]) {
+            let found = self.author(&mut trace, key, column)?;
+            if found != Author::Device {
+                author = author.into_iter().chain([found]).max_by_key(|author| author.at());
+                if policy == DeletePolicy::KeepUpdate {
+                    break;
+                }
+            }
+        }
+        let Some(author) = author else { return Ok(None) };
+        let sides = conflict::sides(author, self.edited);
+        let (deletes, reason) = match policy {
+            DeletePolicy::KeepUpdate => (false, UPDATE_WINS.to_owned()),
+            DeletePolicy::DeleteWins => {
+                (true, format!("the device deleted a row that the server had changed ({sides}); delete_wins"))
+            }
+            DeletePolicy::LastWriter if conflict::later(author, self.edited) => {
+                (true, format!("the device deleted a row that the server had changed ({sides}); the delete is later"))
+            }
+            DeletePolicy::LastWriter => (
+                false,
+                format!(
+                    "the device deleted a row that the server had changed ({sides}); the delete is not later, so it was kept"
+                ),
+            ),
+            DeletePolicy::Reject => (false, format!("the device deleted a row that the server had changed ({sides})")),
+        };
+        let object = |values: &[Value]| conflict::version(self.target, columns.iter().copied().zip(values));
+        let conflict = Conflict {
+            base: object(base),
+            theirs: object(theirs),
+            result: if deletes { Value::Null } else { object(theirs) },
+            ..conflict::of_row(self.change, policy.name(), reason)
+        };
+        match policy {
+            DeletePolicy::Reject => Err(self.rejected(conflict)),
+            _ => Ok(Some((conflict, deletes))),
+        }
+    }
+
+    /// The device changed a row that is gone. It sent the columns that it changed and no others, so the row cannot be put back.
+    pub fn update_of_nothing(self, wishes: &[Wish<'_>]) -> Result<(), Refusal> {
+        let policy = self.target.policies.deletes;
+        let reason = "the device changed a row that was deleted on the server";
+        let conflict = Conflict {
+            base: conflict::version(self.target, wishes.iter().map(|w| (w.column, w.base))),
+            mine: conflict::version(self.target, wishes.iter().map(|w| (w.column, w.mine))),
+            ..conflict::of_row(self.change, policy.name(), format!("{reason}; {}", policy.name()))
+        };
+        match policy {
+            DeletePolicy::DeleteWins => {
+                self.conflicts.push(conflict);
+                Ok(())
+            }
+            DeletePolicy::Reject => Err(self.rejected(conflict)),
+            DeletePolicy::KeepUpdate | DeletePolicy::LastWriter => {
+                let message = format!(
+                    "table {}: the row was deleted on the server, and a device sends only what it changed, so the row cannot be put back: insert it again if it is still wanted",
+                    self.target.table.name
+                );
+                Err(Refusal { conflicts: vec![conflict], ..Refusal::new("02000", message, "") })
+            }
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Long text, merged three ways: by lines, and where both changed the same lines, by words.
+
+use imara_diff::{Algorithm, Diff, InternedInput};
+use std::ops::Range;
+
+/// Together longer than this, three texts are not compared.
+const LONGEST: usize = 12 << 20;
+
+/// Both sides' changes in one text.
+pub struct Merged {
+    pub text: String,
+    /// Both changed the same place in different ways: the later edit stays there.
+    pub overlaps: bool,
+}
+
+/// `mine_later` decides where edits overlap. None: too long.
+pub fn merge(base: &str, theirs: &str, mine: &str, mine_later: bool) -> Option<Merged> {
+    if base.len() + theirs.len() + mine.len() > LONGEST {
+        return None;
+    }
+    let [base, theirs, mine] = [base, theirs, mine].map(|text| text.split('\n').collect::<Vec<_>>());
+    let mut lines: Vec<String> = Vec::new();
+    let mut overlaps = false;
+    for part in parts(&base, &theirs, &mine) {
+        let Part { base, theirs, mine } = match part {
+            Ok(tokens) => {
+                lines.extend(tokens.iter().map(|&line| line.to_owned()));
+                continue;
+            }
+            Err(part) => part,
+        };
+        if base.is_empty() {
+            // New lines at the same place: both stay, the server's first.
+            lines.extend(theirs.iter().chain(mine).map(|&line| line.to_owned()));
+            continue;
+        }
+        let texts = [base, theirs, mine].map(|lines| lines.join("\n"));
+        match by_words(&texts) {
+            // Without lines there is no text, not even an empty one.
+            Some(merged) if !(theirs.is_empty() || mine.is_empty()) => lines.push(merged),
+            _ => {
+                overlaps = true;
+                let stays = if mine_later { mine } else { theirs };
+                lines.extend(stays.iter().map(|&line| line.to_owned()));
+            }
+        }
+    }
+    Some(Merged { text: lines.join("\n"), overlaps })
+}
+
+/// None where both changed the same words: a mixture of both would say what neither meant.
+fn by_words(texts: &[String; 3]) -> Option<String> {
+    let [base, theirs, mine] = texts.each_ref().map(|text| words(text));
+    let mut merged = String::new();
+    for part in parts(&base, &theirs, &mine) {
+        part.ok()?.iter().for_each(|word| merged.push_str(word));
+    }
+    Some(merged)
+}
+
+/// Runs of letters and digits, runs of white space, and single other characters; scripts without spaces by character.
+fn words(text: &str) -> Vec<&str> {
+    let kind = |c: char| match c {
+        c if c.is_whitespace() => 1,
+        c if (c.is_alphanumeric() || c == '_') && (c as u32) < 0x2e80 => 2,
+        _ => 0,
+    };
+    let mut words = Vec::new();
+    let (mut start, mut before) = (0, 0);
+    for (i, c) in text.char_indices() {
+        if i > start && (kind(c) != before || before == 0) {
+            words.push(&text[start..i]);
+            start = i;
+        }
+        before = kind(c);
+    }
+    if start < text.len() {
+        words.push(&text[start..]);
+    }
+    words
+}
+
+/// A place that both changed, in different ways.
+struct Part<'a, 't> {
+    base: &'a [&'t str],
+    theirs: &'a [&'t str],
+    mine: &'a [&'t str],
+}
+
+/// The texts from beginning to end: tokens that are settled, and places that both changed.
+fn parts<'a, 't>(base: &'a [&'t str], theirs: &'a [&'t str], mine: &'a [&'t str]) -> Vec<Result<&'a [&'t str], Part<'a, 't>>> {
+    let mut parts = Vec::new();
+    let (mut server, mut device) = (Side::new(base, theirs), Side::new(base, mine));
+    let mut at = 0;
+    while let Some(mut place) = earlier(server.next(), device.next()) {
+        parts.push(Ok(&base[at..place.start]));
+        let (before_server, before_device) = (server.done, device.done);
+        while server.takes(&mut place) || device.takes(&mut place) {}
+        let theirs = server.says(before_server, &place);
+        let mine = device.says(before_device, &place);
+        parts.push(match (server.done > before_server, device.done > before_device) {
+            (true, true) if theirs != mine => Err(Part { base: &base[place.clone()], theirs, mine }),
+            (true, _) => Ok(theirs),
+            (false, _) => Ok(mine),
+        });
+        at = place.end;
+    }
+    parts.push(Ok(&base[at..]));
+    parts
+}
+
+/// Of two places the one that begins first; an insertion comes before what it is in front of.
+fn earlier(a: Option<Range<usize>>, b: Option<Range<usize>>) -> Option<Range<usize>> {
+    a.into_iter().chain(b).min_by_key(|place| (place.start, place.end))
+}
+
+/// What one side changed, in order.
+struct Side<'a, 't> {
+    tokens: &'a [&'t str],
+    /// Places in base, and what stands there now.
+    edits: Vec<(Range<usize>, Range<usize>)>,
+    done: usize,
+}
+
+impl<'a, 't> Side<'a, 't> {
+    fn new(base: &[&'t str], tokens: &'a [&'t str]) -> Self {
+        let mut input = InternedInput::default();
+        input.update_before(base.iter().copied());
+        input.update_after(tokens.iter().copied());
+        let diff = Diff::compute(Algorithm::Histogram, &input);
+        let range = |r: Range<u32>| r.start as usize..r.end as usize;
+        Side { tokens, edits: diff.hunks().map(|hunk| (range(hunk.before), range(hunk.after))).collect(), done: 0 }
+    }
+
+    fn next(&self) -> Option<Range<usize>> {
+        self.edits.get(self.done).map(|(place, _)| place.clone())
+    }
+
+    /// Takes the next edit if it belongs to the place, which then covers it too.
+    fn takes(&mut self, place: &mut Range<usize>) -> bool {
+        let Some(next) = self.next() else { return false };
+        let belongs = next.start < place.end || next == *place;
+        if belongs {
+            place.end = place.end.max(next.end);
+            self.done += 1;
+        }
+        belongs
+    }
+
+    /// What this side has at the place, of whose edits `from` is the first.
+    fn says(&self, from: usize, place: &Range<usize>) -> &'a [&'t str] {
+        let Some((first, last)) = self.edits[from..self.done].first().zip(self.edits[from..self.done].last()) else {
+            return &[];
+        };
+        let start = first.1.start - (first.0.start - place.start);
+        let end = last.1.end + (place.end - last.0.end);
+        &self.tokens[start..end]
+    }
+}

@@ -1,0 +1,13 @@
+//! Conflict policies: one file for each kind, by messages made by hand and with two real devices.
+
+#[allow(dead_code)]
+#[path = "../push/phone.rs"]
+mod phone;
+
+#[path = "."]
+mod policies {
+    mod counter;
+    mod declare;
+    mod pair;
+    mod sides;
+}

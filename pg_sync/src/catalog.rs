@@ -1,6 +1,7 @@
 //! The catalog as pull and push read it: rules, entries, tables.
 
 use crate::error::spi;
+use crate::query::Kept;
 use crate::render::Renderer;
 use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
@@ -79,7 +80,7 @@ pub struct Entry {
 
 /// The generation of the schema that devices should have.
 pub fn generation() -> i64 {
-    let n = Spi::connect(|c| c.select("SELECT n FROM sync.generation", Some(1), &[])?.first().get_one::<i64>());
+    let n = Spi::connect(|c| c.select(Kept("SELECT n FROM sync.generation"), Some(1), &[])?.first().get_one::<i64>());
     spi("reading sync.generation", n).unwrap_or(0)
 }
 
@@ -88,10 +89,12 @@ pub fn rules() -> Vec<Rule> {
     let mut rules: Vec<Rule> = Vec::new();
     let read = Spi::connect(|client| {
         let rows = client.select(
-            "SELECT r.rule_id, r.name, r.members, r.priority::int4, r.key_types::oid[], r.owner::oid,
+            Kept(
+                "SELECT r.rule_id, r.name, r.members, r.priority::int4, r.key_types::oid[], r.owner::oid,
                     e.entry_id, e.relid::oid, e.key, e.filter, e.state = 'ready'
              FROM sync.rule r LEFT JOIN sync.entry e ON e.rule_id = r.rule_id AND e.state <> 'broken'
              ORDER BY r.priority, r.rule_id, e.entry_id",
+            ),
             None,
             &[],
         )?;
@@ -127,7 +130,7 @@ pub fn rules() -> Vec<Rule> {
 /// The owner of a relation.
 pub fn owner_of(relation: Oid) -> Oid {
     let sql = "SELECT relowner FROM pg_catalog.pg_class WHERE oid = $1";
-    let owner = Spi::connect(|c| c.select(sql, Some(1), &[relation.into()])?.first().get_one::<Oid>());
+    let owner = Spi::connect(|c| c.select(Kept(sql), Some(1), &[relation.into()])?.first().get_one::<Oid>());
     spi("reading a table's owner", owner).unwrap_or(Oid::INVALID)
 }
 
@@ -141,7 +144,8 @@ pub fn tables_tagged(tags: Option<Vec<i64>>) -> Vec<SyncedTable> {
     let mut tables: Vec<SyncedTable> = Vec::new();
     let read = Spi::connect(|client| {
         let rows = client.select(
-            "SELECT t.relid::oid, t.device_name, t.tag, a.attname::text, s.tag, a.atttypid,
+            Kept(
+                "SELECT t.relid::oid, t.device_name, t.tag, a.attname::text, s.tag, a.atttypid,
                     coalesce(pg_catalog.array_position((i.indkey::int2[])[0:i.indnkeyatts - 1], a.attnum), 0), a.attnum::int4, a.attnotnull,
                     a.attgenerated <> '', pg_catalog.pg_get_expr(d.adbin, d.adrelid), a.attidentity <> '', t.mode
              FROM sync.synced_table t
@@ -151,6 +155,7 @@ pub fn tables_tagged(tags: Option<Vec<i64>>) -> Vec<SyncedTable> {
              LEFT JOIN pg_catalog.pg_index i ON i.indrelid = t.relid AND i.indisprimary
              WHERE $1 IS NULL OR t.tag = ANY ($1)
              ORDER BY t.tag, s.tag",
+            ),
             None,
             &[tags.into()],
         )?;
@@ -208,7 +213,7 @@ fn mode(name: Option<&str>) -> TableMode {
 pub fn key_sequence(relation: Oid) -> Option<KeySequence> {
     let read = Spi::connect(|c| {
         let sql = "SELECT sequence::oid, step, low, high, always FROM sync.key_sequence($1::oid::regclass)";
-        let mut rows = c.select(sql, Some(1), &[relation.into()])?;
+        let mut rows = c.select(Kept(sql), Some(1), &[relation.into()])?;
         let Some(row) = rows.next() else { return Ok(None) };
         let (low, high) = (row.get(3)?.unwrap_or(i64::MIN), row.get(4)?.unwrap_or(i64::MAX));
         Ok::<_, spi::Error>(Some(KeySequence {
@@ -288,12 +293,14 @@ fn literal(sql: &str, is_enum: bool) -> Option<Value> {
 fn indexes(table: &SyncedTable) -> Vec<Vec<u16>> {
     let read = Spi::connect(|client| {
         let rows = client.select(
-            "SELECT (SELECT pg_catalog.array_agg(s.tag ORDER BY k.n)
+            Kept(
+                "SELECT (SELECT pg_catalog.array_agg(s.tag ORDER BY k.n)
                      FROM pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, n)
                      LEFT JOIN sync.synced_column s ON s.relid = i.indrelid AND s.attnum = k.attnum)
              FROM pg_catalog.pg_index i
              WHERE i.indrelid = $1 AND NOT i.indisprimary AND i.indisvalid AND i.indexprs IS NULL AND i.indpred IS NULL
              ORDER BY i.indexrelid",
+            ),
             None,
             &[table.relation.into()],
         )?;
@@ -317,7 +324,8 @@ fn references(table: &SyncedTable) -> Vec<Reference> {
     let read = Spi::connect(|client| {
         // The other table's key in its order, and which of our columns stands for each part of it.
         let rows = client.select(
-            "SELECT t.tag, (SELECT pg_catalog.array_agg(s.tag ORDER BY k.n)
+            Kept(
+                "SELECT t.tag, (SELECT pg_catalog.array_agg(s.tag ORDER BY k.n)
                             FROM pg_catalog.unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) WITH ORDINALITY AS k(attnum, n)
                             LEFT JOIN sync.synced_column s ON s.relid = c.conrelid
                                 AND s.attnum = c.conkey[pg_catalog.array_position(c.confkey, k.attnum)])
@@ -326,6 +334,7 @@ fn references(table: &SyncedTable) -> Vec<Reference> {
              JOIN pg_catalog.pg_index i ON i.indrelid = c.confrelid AND i.indisprimary
              WHERE c.conrelid = $1 AND c.contype = 'f' AND pg_catalog.cardinality(c.confkey) = i.indnkeyatts
              ORDER BY c.conname",
+            ),
             None,
             &[table.relation.into()],
         )?;

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use crate::error::{raise, spi};
+use crate::query::Kept;
 use crate::render::pinned;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -13,6 +14,8 @@ use std::ffi::CStr;
 thread_local! {
     /// While members are evaluated for a subscription: its parameters.
     static PARAMS: RefCell<Vec<(String, String)>> = const { RefCell::new(Vec::new()) };
+    /// The last claims' text and what it says: members may ask for the user once per row.
+    static READ: RefCell<Option<(String, Json)>> = const { RefCell::new(None) };
 }
 
 /// The session user's claims, if they may be believed.
@@ -27,8 +30,14 @@ pub fn believed_claims() -> Option<Json> {
         return None;
     }
     let text = setting(c"request.jwt.claims").filter(|t| !t.is_empty())?;
+    if let Some((_, claims)) = READ.with(|read| read.borrow().clone()).filter(|(known, _)| *known == text) {
+        return Some(claims);
+    }
     match serde_json::from_str(&text) {
-        Ok(claims @ Json::Object(_)) => Some(claims),
+        Ok(claims @ Json::Object(_)) => {
+            READ.with(|read| *read.borrow_mut() = Some((text, Json::clone(&claims))));
+            Some(claims)
+        }
         _ => raise(
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             "request.jwt.claims is not a JSON object: the transport must set it to the verified token's claims",
@@ -104,7 +113,7 @@ pub fn current_user() -> pg_sys::Oid {
 pub fn owner() -> pg_sys::Oid {
     let found = pinned(|| {
         Spi::connect(|c| {
-            c.select("SELECT nspowner FROM pg_catalog.pg_namespace WHERE nspname = 'sync'", Some(1), &[])?.first().get_one()
+            c.select(Kept("SELECT nspowner FROM pg_catalog.pg_namespace WHERE nspname = 'sync'"), Some(1), &[])?.first().get_one()
         })
     });
     spi("reading the owner of the schema sync", found).unwrap_or(pg_sys::Oid::INVALID)

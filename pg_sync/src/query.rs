@@ -3,9 +3,53 @@
 
 use crate::error::raise;
 use crate::render::Renderer;
+use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
+use pgrx::spi::{OwnedPreparedStatement, SpiClient, SpiCursor, SpiResult, SpiTupleTable};
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ffi::CString;
+
+thread_local! {
+    /// Plans of [`Kept`] SQL and of [`Query::kept`]. Never freed: a pull within a pull may be using them. Postgres itself plans
+    /// anew what a changed catalog, search_path or role asks for.
+    static KEPT: RefCell<HashMap<&'static str, &'static OwnedPreparedStatement>> = RefCell::new(HashMap::new());
+    static PLANS: RefCell<HashMap<(String, Vec<pg_sys::Oid>), pg_sys::SPIPlanPtr>> = RefCell::new(HashMap::new());
+}
+
+/// Plans of queries made from rules that a backend keeps.
+const PLANS_KEPT: usize = 1_000;
+
+/// SQL of our own whose plan stays for the life of the backend: planning it costs more than running it.
+pub struct Kept(pub &'static str);
+
+impl<'conn> pgrx::spi::Query<'conn> for Kept {
+    fn execute<'mcx>(
+        self,
+        client: &SpiClient<'conn>,
+        limit: Option<std::ffi::c_long>,
+        arguments: &[DatumWithOid<'mcx>],
+    ) -> SpiResult<SpiTupleTable<'conn>> {
+        self.plan(client, arguments)?.execute(client, limit, arguments)
+    }
+
+    fn try_open_cursor<'mcx>(self, client: &SpiClient<'conn>, arguments: &[DatumWithOid<'mcx>]) -> SpiResult<SpiCursor<'conn>> {
+        self.plan(client, arguments)?.try_open_cursor(client, arguments)
+    }
+}
+
+impl Kept {
+    fn plan(&self, client: &SpiClient<'_>, arguments: &[DatumWithOid<'_>]) -> SpiResult<&'static OwnedPreparedStatement> {
+        if let Some(plan) = KEPT.with(|kept| kept.borrow().get(self.0).copied()) {
+            return Ok(plan);
+        }
+        let types: Vec<pg_sys::PgOid> = arguments.iter().map(|a| pg_sys::PgOid::from(a.oid())).collect();
+        let plan: &'static OwnedPreparedStatement = Box::leak(Box::new(client.prepare(self.0, &types)?.keep()));
+        KEPT.with(|kept| kept.borrow_mut().insert(self.0, plan));
+        Ok(plan)
+    }
+}
 
 /// Rows fetched from the portal at once.
 const FETCH: i64 = 256;
@@ -64,9 +108,28 @@ impl Query {
         Query::planned(what, sql, types, 0)
     }
 
+    /// The same, with a plan that the backend keeps for the next time.
+    pub fn kept(what: &str, sql: &str, types: &[pg_sys::Oid]) -> Self {
+        Query::keep(what, sql, types, 0)
+    }
+
     /// The same for a query of which only the first rows may be read: a plan that need not sort everything first.
-    pub fn prepare_first(what: &str, sql: &str, types: &[pg_sys::Oid]) -> Self {
-        Query::planned(what, sql, types, pg_sys::CURSOR_OPT_FAST_PLAN as i32)
+    pub fn kept_first(what: &str, sql: &str, types: &[pg_sys::Oid]) -> Self {
+        Query::keep(what, sql, types, pg_sys::CURSOR_OPT_FAST_PLAN as i32)
+    }
+
+    fn keep(what: &str, sql: &str, types: &[pg_sys::Oid], options: i32) -> Self {
+        let name = (sql.to_owned(), types.to_vec());
+        if let Some(plan) = PLANS.with(|plans| plans.borrow().get(&name).copied()) {
+            return Query { plan, renderers: Vec::new() };
+        }
+        let query = Query::planned(what, sql, types, options);
+        if PLANS.with(|plans| plans.borrow().len()) < PLANS_KEPT {
+            // SAFETY: a plan of this SPI connection, which from now on outlives it.
+            unsafe { pg_sys::SPI_keepplan(query.plan) };
+            PLANS.with(|plans| plans.borrow_mut().insert(name, query.plan));
+        }
+        query
     }
 
     fn planned(what: &str, sql: &str, types: &[pg_sys::Oid], options: i32) -> Self {
@@ -78,12 +141,25 @@ impl Query {
             if plan.is_null() {
                 raise(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, format!("{what}: cannot be prepared"));
             }
-            let sources = pg_sys::SPI_plan_get_plan_sources(plan);
-            let source: *mut pg_sys::CachedPlanSource = pg_sys::list_nth(sources, 0).cast();
-            let descriptor = (*source).resultDesc;
+            let source: *mut pg_sys::CachedPlanSource = pg_sys::list_nth(pg_sys::SPI_plan_get_plan_sources(plan), 0).cast();
+            let mut query = Query { plan, renderers: Vec::new() };
+            query.render((*source).resultDesc);
+            query
+        }
+    }
+
+    /// Renderers for the columns of a result, unless they are those already.
+    ///
+    /// # Safety
+    /// `descriptor` must be NULL or a valid one.
+    unsafe fn render(&mut self, descriptor: pg_sys::TupleDesc) {
+        // SAFETY: see above.
+        unsafe {
             let columns = if descriptor.is_null() { 0 } else { (*descriptor).natts as usize };
-            let renderers = (0..columns).map(|i| Renderer::new(pg_sys::SPI_gettypeid(descriptor, i as i32 + 1))).collect();
-            Query { plan, renderers }
+            let types: Vec<pg_sys::Oid> = (0..columns).map(|i| pg_sys::SPI_gettypeid(descriptor, i as i32 + 1)).collect();
+            if !types.iter().copied().eq(self.renderers.iter().map(Renderer::type_oid)) {
+                self.renderers = types.into_iter().map(Renderer::new).collect();
+            }
         }
     }
 
@@ -101,6 +177,8 @@ impl Query {
         // goes to a context that is reset with every fetch.
         unsafe {
             let portal = pg_sys::SPI_cursor_open(std::ptr::null(), self.plan, values.as_mut_ptr(), nulls.as_ptr(), true);
+            // A kept plan may have been made anew, for other types.
+            self.render((*portal).tupDesc);
             let scratch =
                 pg_sys::AllocSetContextCreateExtended(pg_sys::CurrentMemoryContext, c"sync row".as_ptr(), 0, 8192, 8 << 20);
             let mut go_on = true;

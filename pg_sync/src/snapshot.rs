@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use crate::error::spi;
+use crate::query::Kept;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -56,11 +57,10 @@ impl Snapshot {
         xid < self.xmax && (xid < self.xmin || self.running.binary_search(&xid).is_err())
     }
 
-    /// The transactions that could be visible now but are not included here, as SQL conditions on a column `xid`: from the
-    /// first value on, or one of the list.
-    pub fn missing_sql(&self) -> (String, String) {
+    /// The transactions that could be visible now but are not included here, as texts: all from an xid8 on, and an array of xid8.
+    pub fn missing(&self) -> (String, String) {
         let running: Vec<String> = self.running.iter().map(u64::to_string).collect();
-        (format!("'{}'::pg_catalog.xid8", self.xmax), format!("'{{{}}}'::pg_catalog.xid8[]", running.join(",")))
+        (self.xmax.to_string(), format!("{{{}}}", running.join(",")))
     }
 }
 
@@ -115,7 +115,7 @@ impl Lineage {
             }
         };
         let mark = Spi::connect(|c| {
-            let row = c.select("SELECT id, random FROM sync.mark ORDER BY id DESC LIMIT 1", Some(1), &[])?.first();
+            let row = c.select(Kept("SELECT id, random FROM sync.mark ORDER BY id DESC LIMIT 1"), Some(1), &[])?.first();
             if row.is_empty() {
                 return Ok(None);
             }
@@ -149,7 +149,7 @@ impl Lineage {
         }
         if let Some((id, random)) = &theirs.mark {
             let found = Spi::connect(|c| {
-                let rows = c.select("SELECT random FROM sync.mark WHERE id = $1", Some(1), &[(*id).into()])?;
+                let rows = c.select(Kept("SELECT random FROM sync.mark WHERE id = $1"), Some(1), &[(*id).into()])?;
                 if rows.is_empty() {
                     Ok(None)
                 } else {

@@ -117,31 +117,38 @@ fn send_along<'a>(
 
 /// Ops visible now and not in `base`, by (bucket, xid, op_id), from at most `limit` rows of the log; and whether there are more.
 fn ops(base: &Snapshot, buckets: &[&Member], after: Option<(BucketId, u64, i32)>, limit: usize) -> (Vec<Op>, bool) {
-    let (from, running) = base.missing_sql();
     let first = after.map_or(0, |(bucket, _, _)| buckets.partition_point(|m| m.id < bucket));
     let ids: Vec<pgrx::Uuid> = buckets[first..].iter().map(|m| pgrx::Uuid::from_bytes(m.id.0)).collect();
     if ids.is_empty() {
         return (Vec::new(), false);
     }
     // A page may have ended within a row of the log: `op_id` is the number of its last op.
-    let behind = match after {
-        None => String::new(),
-        Some((bucket, xid, op_id)) => {
-            format!("WHERE (o.bucket, o.xid, o.op_id) > ('{}'::uuid, '{xid}'::xid8, {op_id})", uuid::Uuid::from_bytes(bucket.0))
-        }
-    };
-    let columns = "bucket, xid, op_id, entry, keys";
+    let (from, running) = base.missing();
+    let mut arguments = vec![argument(Some(ids)), argument(Some(from))];
+    let mut behind = "";
+    if let Some((bucket, xid, op_id)) = after {
+        behind = "WHERE (o.bucket, o.xid, o.op_id) > ($3, $4::xid8, $5)";
+        arguments.extend([
+            argument(Some(pgrx::Uuid::from_bytes(bucket.0))),
+            argument(Some(xid.to_string())),
+            argument(Some(op_id)),
+        ]);
+    }
+    let probe = "SELECT bucket, xid, op_id, entry, keys FROM sync.op WHERE bucket = b.id AND xid";
+    let mut probes = format!("{probe} >= $2::xid8");
+    if !base.running.is_empty() {
+        arguments.push(argument(Some(running)));
+        probes += &format!(" UNION ALL {probe} = ANY (${}::xid8[])", arguments.len());
+    }
     let sql = format!(
         "SELECT pg_catalog.uuid_send(o.bucket), o.xid::text, o.op_id, o.entry, o.keys
-         FROM pg_catalog.unnest($1) AS b(id) CROSS JOIN LATERAL (
-             SELECT {columns} FROM sync.op WHERE bucket = b.id AND xid >= {from}
-             UNION ALL SELECT {columns} FROM sync.op WHERE bucket = b.id AND xid = ANY ({running})) AS o
+         FROM pg_catalog.unnest($1) AS b(id) CROSS JOIN LATERAL ({probes}) AS o
          {behind} ORDER BY o.bucket, o.xid, o.op_id LIMIT {limit}"
     );
     let (mut found, mut rows) = (Vec::new(), 0);
     Spi::connect(|_| {
-        let arguments = [argument(Some(ids))];
-        let mut query = Query::prepare("reading the op log", &sql, &[arguments[0].0]);
+        let types: Vec<_> = arguments.iter().map(|(t, _)| *t).collect();
+        let mut query = Query::kept("reading the op log", &sql, &types);
         query.each(&arguments, |mut row| {
             let mut bytes = Vec::new();
             (0..5).for_each(|i| row.put(i, &mut bytes));

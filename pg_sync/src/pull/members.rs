@@ -56,7 +56,7 @@ fn evaluate(rule: &Rule, sql: &str, add: &mut impl FnMut(Vec<u8>)) {
     let what = format!("rule \"{}\": members", rule.name);
     let run = || {
         Spi::connect(|_| {
-            let mut query = Query::prepare(&what, &members_query(sql, &rule.key_types), &[]);
+            let mut query = Query::kept(&what, &members_query(sql, &rule.key_types), &[]);
             query.each(&[], |mut found| {
                 if (0..rule.key_types.len()).all(|i| !found.is_null(i)) {
                     let mut key = Vec::new();

@@ -16,6 +16,7 @@ pub mod sums;
 use crate::catalog::{self, Rule, SyncedTable};
 use crate::error::{raise, spi};
 use crate::identity::asking_user;
+use crate::query::Kept;
 use crate::render::pinned;
 use crate::snapshot::{self, Lineage, Snapshot, Standing};
 use cursor::{Cursor, Pass, Position, Running, Step};
@@ -148,7 +149,7 @@ fn refuse_if_moved() {
 
 /// Ops of transactions before this one are no longer in the log.
 fn horizon() -> u64 {
-    let text = Spi::connect(|c| c.select("SELECT xid::text FROM sync.horizon", Some(1), &[])?.first().get_one::<String>());
+    let text = Spi::connect(|c| c.select(Kept("SELECT xid::text FROM sync.horizon"), Some(1), &[])?.first().get_one::<String>());
     spi("reading sync.horizon", text).and_then(|t| t.parse().ok()).unwrap_or(0)
 }
 
@@ -476,7 +477,8 @@ enum Walk {
 fn last_batch(device: uuid::Uuid) -> Option<BatchId> {
     let device = pgrx::Uuid::from_bytes(*device.as_bytes());
     let found = Spi::connect(|c| {
-        let rows = c.select("SELECT last_number, last_random FROM sync.device WHERE device = $1", Some(1), &[device.into()])?;
+        let rows =
+            c.select(Kept("SELECT last_number, last_random FROM sync.device WHERE device = $1"), Some(1), &[device.into()])?;
         if rows.is_empty() {
             Ok((None, None))
         } else {

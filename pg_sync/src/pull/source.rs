@@ -133,7 +133,7 @@ impl<'a> Source<'a> {
         let owner = self.table.owner;
         let slot = if behind.is_some() { &mut self.rest } else { &mut self.first };
         let whole = as_role(owner, || {
-            let query = slot.get_or_insert_with(|| Query::prepare_first(&what, &sql, &types));
+            let query = slot.get_or_insert_with(|| Query::kept_first(&what, &sql, &types));
             query.each(&arguments, |mut found| {
                 values.clear();
                 (0..keys).for_each(|i| found.put(i, &mut values));
@@ -173,7 +173,7 @@ impl<'a> Source<'a> {
         let slot = &mut self.current;
         let mut rows: Vec<Option<Current>> = keys.iter().map(|_| None).collect();
         as_role(self.table.owner, || {
-            let query = slot.get_or_insert_with(|| Query::prepare(&what, &sql, &types));
+            let query = slot.get_or_insert_with(|| Query::kept(&what, &sql, &types));
             query.each(&arguments, |mut found| {
                 let n = found.integer(0) as usize - 1;
                 let mut key = Vec::new();

@@ -22,7 +22,7 @@ pub fn of(buckets: &[BucketId]) -> HashMap<(BucketId, EntryId), ContentSum> {
     let ids: Vec<pgrx::Uuid> = buckets.iter().map(|b| pgrx::Uuid::from_bytes(b.0)).collect();
     Spi::connect(|_| {
         let arguments = [argument(Some(ids))];
-        let mut query = Query::prepare("summing buckets", SQL, &[arguments[0].0]);
+        let mut query = Query::kept("summing buckets", SQL, &[arguments[0].0]);
         query.each(&arguments, |mut row| {
             let mut bytes = Vec::new();
             (0..4).for_each(|i| row.put(i, &mut bytes));

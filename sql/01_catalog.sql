@@ -153,6 +153,8 @@ CREATE TABLE sync.mark (
     at     timestamptz NOT NULL
 );
 COMMENT ON TABLE sync.mark IS 'Random witnesses of this history: a cursor names the last one it has seen.';
+-- Where the extension was dropped and made again, or came out of a dump, nothing older is of this history.
+INSERT INTO sync.mark (random, at) VALUES (pg_catalog.gen_random_uuid(), pg_catalog.now());
 
 -- Devices -------------------------------------------------------------------------------------------------------------------
 
@@ -203,7 +205,7 @@ CREATE INDEX batch_xid ON sync.batch (xid);
 
 CREATE TABLE sync.key_lease (
     device uuid NOT NULL,
-    relid  pg_catalog.oid NOT NULL,
+    relid  pg_catalog.regclass NOT NULL,
     first  bigint NOT NULL,
     step   bigint NOT NULL,
     count  integer NOT NULL,

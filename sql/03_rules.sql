@@ -30,6 +30,7 @@ BEGIN
     END IF;
     INSERT INTO sync.rule (name, members, priority, owner)
     VALUES (rule_name, members_sql, rule_priority, rule_owner);
+    PERFORM sync.pack();
 END
 $$;
 COMMENT ON FUNCTION sync.put_rule(text, text, integer, oid) IS 'Second half of create_bucket; not to be called directly.';
@@ -192,7 +193,7 @@ BEGIN
     UPDATE sync.rule SET key_types = types WHERE rule_id = r.rule_id;
     INSERT INTO sync.entry (rule_id, relid, key, filter, nodes) VALUES (r.rule_id, rel, key_sql, filter_sql, nodes);
     PERFORM sync.install_capture(rel);
-    UPDATE sync.generation SET n = n + 1;
+    PERFORM sync.raise_generation();
     IF cardinality(key_sql) > 0 AND NOT sync.key_has_index(rel, key_sql[1]) THEN
         RAISE WARNING 'rule "%", table %: no index begins with the key %, so a first sync reads the whole table for each bucket',
             rule_name, rel, key_sql[1]
@@ -317,13 +318,15 @@ CREATE FUNCTION sync.drop_bucket(name text) RETURNS void
 DECLARE
     rel regclass;
 BEGIN
-    IF NOT EXISTS (SELECT FROM sync.rule r WHERE r.name = drop_bucket.name) THEN
+    DELETE FROM sync.carried o WHERE o.kind = 'rule' AND o.name = drop_bucket.name AND o.problem IS NOT NULL;
+    IF NOT FOUND AND NOT EXISTS (SELECT FROM sync.rule r WHERE r.name = drop_bucket.name) THEN
         RAISE EXCEPTION 'there is no rule "%"', name USING ERRCODE = 'undefined_object', HINT = 'See the view sync.rules.';
     END IF;
     FOR rel IN SELECT DISTINCT e.relid FROM sync.entry e JOIN sync.rule r USING (rule_id) WHERE r.name = drop_bucket.name LOOP
         PERFORM sync.drop_table(name, rel);
     END LOOP;
     DELETE FROM sync.rule r WHERE r.name = drop_bucket.name;
+    PERFORM sync.pack();
 END
 $$;
 COMMENT ON FUNCTION sync.drop_bucket(text) IS 'Drops a rule with all its tables: devices remove its buckets.';
@@ -339,7 +342,7 @@ BEGIN
         PERFORM sync.remove_capture(rel);
         DELETE FROM sync.synced_table WHERE relid = rel AND NOT upload;
     END IF;
-    UPDATE sync.generation SET n = n + 1;
+    PERFORM sync.raise_generation();
 END
 $$;
 COMMENT ON FUNCTION sync.forget_table(regclass) IS 'Second half of drop_table; not to be called directly.';

@@ -111,6 +111,8 @@ BEGIN
             AND NOT EXISTS (SELECT FROM sync.op o WHERE o.bucket = b.bucket AND o.entry = b.entry);
     END IF;
     INSERT INTO sync.mark (random, at) VALUES (gen_random_uuid(), now());
+    -- Renamed roles and schemas tell nobody.
+    PERFORM sync.pack();
 END
 $$;
 COMMENT ON FUNCTION sync.maintain() IS

@@ -73,7 +73,7 @@ BEGIN
         RAISE WARNING 'table % is no longer synced: %', rel, words
             USING HINT = 'Mend it, or drop it from its rules with sync.drop_table and add it again.';
     END;
-    UPDATE sync.generation SET n = n + 1;
+    PERFORM sync.raise_generation();
 END
 $$;
 COMMENT ON FUNCTION sync.table_changed(regclass, boolean, boolean) IS 'Follows a change of a synced table; never fails the statement that made it.';
@@ -101,7 +101,7 @@ BEGIN
         RAISE WARNING 'devices cannot upload into table % any longer: %', rel, words
             USING HINT = 'Mend it, and call sync.add_upload_table again.';
     END;
-    UPDATE sync.generation SET n = n + 1;
+    PERFORM sync.raise_generation();
 END
 $$;
 COMMENT ON FUNCTION sync.upload_changed(regclass, boolean) IS 'Follows a change of a table for uploads; never fails the statement that made it.';
@@ -129,24 +129,6 @@ COMMENT ON FUNCTION sync.expression_nodes(regclass, text, text) IS 'A key and a 
 CREATE FUNCTION sync.home() RETURNS text
     LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'home_wrapper';
 COMMENT ON FUNCTION sync.home() IS 'Names this database of this cluster: what was made under another name holds ids that mean something else here.';
-
--- After pg_upgrade functions have other ids: everything that was read under the old ones is read again.
-CREATE FUNCTION sync.move_in() RETURNS void
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    rel regclass;
-BEGIN
-    FOR rel IN
-        SELECT t.relid FROM sync.synced_table t JOIN sync.captured c USING (relid)
-        WHERE c.definition::jsonb ->> 'home' <> sync.home()
-    LOOP
-        UPDATE sync.entry e SET nodes = sync.expression_nodes(rel, array_to_string(e.key, ', '), e.filter)
-        WHERE e.relid = rel;
-        PERFORM sync.table_changed(rel, forced => true);
-    END LOOP;
-END
-$$;
-COMMENT ON FUNCTION sync.move_in() IS 'Makes capture anew in a cluster that was upgraded; called by maintain.';
 
 CREATE FUNCTION sync.rename_expressions(rel regclass) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -267,7 +249,7 @@ BEGIN
     WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND t.relid = d.objid;
     IF FOUND THEN
         DELETE FROM sync.base b WHERE NOT EXISTS (SELECT FROM sync.entry e WHERE e.entry_id = b.entry);
-        UPDATE sync.generation SET n = n + 1;
+        PERFORM sync.raise_generation();
     END IF;
     PERFORM sync.forget_policies();
     -- Columns, types and functions can go without an ALTER TABLE, by CASCADE; a partition takes its rows along; somebody may drop

@@ -148,6 +148,7 @@ BEGIN
     VALUES (rel, coalesce(a.attnum, 0), 'change', wanted, handler_id, handler_id::regprocedure::text, sync.home(), linked)
     ON CONFLICT (relid, attnum, event) DO UPDATE SET policy = excluded.policy, handler = excluded.handler,
         handler_name = excluded.handler_name, home = excluded.home, link = excluded.link;
+    PERFORM sync.pack();
 END
 $$;
 COMMENT ON FUNCTION sync.put_policy(regclass, text, text, oid, jsonb) IS 'Second half of set_policy; not to be called directly.';
@@ -226,6 +227,7 @@ BEGIN
     END IF;
     INSERT INTO sync.policy (relid, attnum, event, policy) VALUES (rel, 0, 'delete', wanted)
     ON CONFLICT (relid, attnum, event) DO UPDATE SET policy = excluded.policy;
+    PERFORM sync.pack();
 END
 $$;
 COMMENT ON FUNCTION sync.put_delete_policy(regclass, text) IS 'Second half of set_delete_policy; not to be called directly.';
@@ -241,6 +243,7 @@ BEGIN
             CASE WHEN column_name IS NULL THEN 'the table' ELSE format('the column "%s"', column_name) END
             USING ERRCODE = 'undefined_object', HINT = 'See the view sync.policies.';
     END IF;
+    PERFORM sync.pack();
 END
 $$;
 COMMENT ON FUNCTION sync.take_policy(regclass, text) IS 'Second half of drop_policy; not to be called directly.';

@@ -20,7 +20,7 @@ BEGIN
         RAISE EXCEPTION 'table % is not synced', rel
             USING ERRCODE = 'undefined_object', HINT = 'Add it first with sync.add_table or sync.add_upload_table.';
     END IF;
-    UPDATE sync.generation SET n = n + 1;
+    PERFORM sync.raise_generation();
 END
 $$;
 COMMENT ON FUNCTION sync.put_mode(regclass, text) IS 'Second half of set_mode; not to be called directly.';
@@ -51,7 +51,7 @@ BEGIN
     PERFORM sync.check_columns(place, rel, sent);
     PERFORM sync.register_table(place, rel, sent);
     UPDATE sync.synced_table SET upload = true, mode = 'insert_only' WHERE relid = rel;
-    UPDATE sync.generation SET n = n + 1;
+    PERFORM sync.raise_generation();
 END
 $$;
 COMMENT ON FUNCTION sync.put_upload(regclass, name[]) IS 'Second half of add_upload_table; not to be called directly.';
@@ -64,7 +64,7 @@ BEGIN
         RAISE EXCEPTION 'table % is not one for uploads', "table" USING ERRCODE = 'undefined_object', HINT = 'See the view sync.tables.';
     END IF;
     DELETE FROM sync.synced_table t WHERE t.relid = "table" AND NOT EXISTS (SELECT FROM sync.entry e WHERE e.relid = t.relid);
-    UPDATE sync.generation SET n = n + 1;
+    PERFORM sync.raise_generation();
 END
 $$;
 COMMENT ON FUNCTION sync.drop_upload_table(regclass) IS

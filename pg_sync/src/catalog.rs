@@ -84,6 +84,20 @@ pub fn generation() -> i64 {
     spi("reading sync.generation", n).unwrap_or(0)
 }
 
+/// Whether what is declared here was written in another database and waits for being read again.
+pub fn has_moved() -> bool {
+    let moved = Spi::connect(|c| c.select("SELECT sync.has_moved()", Some(1), &[])?.first().get_one::<bool>());
+    spi("reading where the rules are from", moved) != Some(false)
+}
+
+/// Tags of tables that came with a dump and could not be synced again yet.
+pub fn waiting_tables() -> Vec<i64> {
+    let sql =
+        "SELECT pg_catalog.array_agg((content ->> 'tag')::bigint) FROM sync.carried WHERE kind = 'table' AND problem IS NOT NULL";
+    let tags = Spi::connect(|c| c.select(sql, Some(1), &[])?.first().get_one::<Vec<i64>>());
+    spi("reading sync.carried", tags).unwrap_or_default()
+}
+
 /// All rules with their entries, by priority and id.
 pub fn rules() -> Vec<Rule> {
     let mut rules: Vec<Rule> = Vec::new();

@@ -16,7 +16,8 @@ use serde::{de::DeserializeOwned, Serialize};
 use std::io::Read;
 
 const MAGIC: [u8; 2] = *b"SY";
-const HEADER: usize = 13;
+/// Bytes before the body.
+pub const HEADER: usize = 13;
 /// Where the checksum stands.
 const CHECKSUM: std::ops::Range<usize> = 9..13;
 const CODEC_NONE: u8 = 0;

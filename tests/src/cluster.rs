@@ -28,8 +28,8 @@ timezone = 'UTC'
 
 /// A running server.
 pub struct Cluster {
-    folder: PathBuf,
-    programs: PathBuf,
+    pub(crate) folder: PathBuf,
+    pub(crate) programs: PathBuf,
     owner: Option<(u32, u32)>,
     server: Mutex<Option<Child>>,
     made: AtomicU32,
@@ -56,19 +56,9 @@ impl Cluster {
         let guard = spawn_guard(&folder)?;
         let programs = copy_installation(&folder)?;
         let owner = unprivileged_owner()?;
-        for name in ["data", "socket"] {
-            fs::create_dir(folder.join(name))?;
-            if let Some((uid, gid)) = owner {
-                chown(folder.join(name), Some(uid), Some(gid))?;
-            }
-        }
         let cluster = Cluster { folder, programs, owner, server: Mutex::new(None), made: AtomicU32::new(0), guard: Some(guard) };
-        let mut initdb = cluster.command("initdb");
-        initdb.args(["--no-sync", "--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--pgdata"]);
-        let output = initdb.arg(cluster.data()).output()?;
-        if !output.status.success() {
-            return Err(io::Error::other(String::from_utf8_lossy(&output.stderr).into_owned()));
-        }
+        cluster.make_folder("socket")?;
+        cluster.init("data")?;
         let file = cluster.data().join("postgresql.conf");
         let conf = fs::read_to_string(&file)? + SETTINGS + settings;
         fs::write(&file, conf + &format!("\nunix_socket_directories = '{}'\n", cluster.socket().display()))?;
@@ -78,6 +68,31 @@ impl Cluster {
         let mut client = cluster.connect(TEMPLATE, "postgres");
         client.batch_execute("CREATE EXTENSION pg_sync").map_err(|e| io::Error::other(describe(&e)))?;
         Ok(cluster)
+    }
+
+    /// Makes a data folder of that name.
+    pub(crate) fn init(&self, name: &str) -> io::Result<()> {
+        self.make_folder(name)?;
+        let mut initdb = self.command("initdb");
+        initdb.args(["--no-sync", "--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--pgdata"]);
+        let output = initdb.arg(self.folder.join(name)).output()?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(io::Error::other(String::from_utf8_lossy(&output.stderr).into_owned()))
+    }
+
+    /// Makes a folder that the server can write to.
+    fn make_folder(&self, name: &str) -> io::Result<()> {
+        fs::create_dir(self.folder.join(name))?;
+        self.owner.map_or(Ok(()), |(uid, gid)| chown(self.folder.join(name), Some(uid), Some(gid)))
+    }
+
+    /// A new database without the extension.
+    pub fn empty_database(&self) -> Database<'_> {
+        let name = format!("db{}", self.made.fetch_add(1, Ordering::Relaxed));
+        self.connect("postgres", "postgres").batch_execute(&format!("CREATE DATABASE {name}")).expect("a database is created");
+        Database { cluster: self, name }
     }
 
     /// A new database with the extension in it.
@@ -174,7 +189,7 @@ impl Cluster {
     }
 
     /// A program of the private copy, run as the owner of the data folder. `RUST_BACKTRACE` would add backtraces to errors.
-    fn command(&self, program: &str) -> Command {
+    pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.programs.join(program));
         command.current_dir(&self.folder).env_remove("RUST_BACKTRACE").env("LC_ALL", "C.UTF-8");
         if let Some((uid, gid)) = self.owner {
@@ -279,7 +294,7 @@ fn unprivileged_owner() -> io::Result<Option<(u32, u32)>> {
     ids.map(Some).ok_or_else(|| io::Error::other("as root, a user named postgres is needed: run ./dev setup"))
 }
 
-fn pg_config(what: &str) -> io::Result<PathBuf> {
+pub(crate) fn pg_config(what: &str) -> io::Result<PathBuf> {
     let program = std::env::var_os("PG_CONFIG").unwrap_or_else(|| "pg_config".into());
     let output = Command::new(&program).arg(what).output()?;
     Ok(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()))

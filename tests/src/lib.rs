@@ -4,6 +4,8 @@
 //! - [`cluster`]: a throwaway Postgres server with the extension, and databases in it
 //! - [`device`]: a SQLite file with the extension loaded, and the sync loop
 //! - [`compare`]: whether a device holds what a query on the server says
+//! - [`tools`]: pg_dump, pg_restore and pg_upgrade
+//! - [`mutate`]: messages as nobody meant them
 //! - [`build`]: where the built extensions are
 //! - [`suite`]: the runner of regression and isolation files
 #![warn(missing_docs)]
@@ -12,7 +14,9 @@ pub mod build;
 pub mod cluster;
 pub mod compare;
 pub mod device;
+pub mod mutate;
 pub mod suite;
+pub mod tools;
 
 pub use cluster::{Cluster, Database};
 pub use device::{Answer, Device, User};

@@ -135,14 +135,13 @@ fn standing(request: &PullRequest, lineage: &Lineage, now: &Snapshot) -> Result<
     Ok((base, running, pass))
 }
 
-/// After pg_upgrade the capture triggers do nothing until maintain has made them anew: what they miss must not look like no change.
+/// In a restored, copied or upgraded database the capture triggers do nothing until the rules have been read anew: what they miss
+/// must not look like no change.
 fn refuse_if_moved() {
-    let sql = "SELECT count(*) FROM sync.captured c WHERE c.definition::pg_catalog.jsonb ->> 'home' <> sync.home()";
-    let moved = Spi::connect(|c| c.select(sql, Some(1), &[])?.first().get_one::<i64>());
-    if spi("reading sync.captured", moved) != Some(0) {
+    if catalog::has_moved() {
         raise(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            "this cluster was upgraded and its rules were not read again yet: call sync.maintain() once",
+            "this database was restored, copied or upgraded, and its rules were not read again yet: call sync.maintain() once",
         );
     }
 }

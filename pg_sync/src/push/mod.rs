@@ -30,6 +30,7 @@ mod subtransaction;
 mod target;
 
 use crate::capture::log::set_edited;
+use crate::catalog;
 use crate::error::{raise, spi};
 use crate::identity;
 use crate::render::pinned;
@@ -71,8 +72,7 @@ fn answer(request: &PushRequest, user: String, writer: Oid, claims: Option<Strin
         results,
         leases: Vec::new(),
     };
-    if role::read_only() {
-        let later = Refusal::new("25006", "this server cannot be written to now: send again later, or to another one", "");
+    if let Some(later) = not_now(request) {
         let results = request.batches.iter().map(|b| registry::result(b.id, Verdict::Later, later.clone())).collect();
         return reply(PushState::Taken, &later.message, None, results);
     }
@@ -113,6 +113,27 @@ fn answer(request: &PushRequest, user: String, writer: Oid, claims: Option<Strin
     // Verification of small tables begins by itself. Reading which are left costs next to nothing.
     pinned(|| spi("building sums", Spi::run("SELECT sync.build_small() FROM sync.entry WHERE state = 'building' LIMIT 1")));
     PushReply { leases, ..reply(state, &message, last, results) }
+}
+
+/// Why the whole request has to wait, if it has to.
+fn not_now(request: &PushRequest) -> Option<Refusal> {
+    if role::read_only() {
+        return Some(Refusal::new("25006", "this server cannot be written to now: send again later, or to another one", ""));
+    }
+    let waits = |why: &str| Some(Refusal::new("55000", format!("this database was restored or upgraded: {why}"), ""));
+    if pinned(catalog::has_moved) {
+        // The first push after a restore makes rules and capture anew.
+        let problem = pinned(|| spi("reading the rules again", Spi::get_one::<String>("SELECT sync.try_move_in()")));
+        if let Some(problem) = problem {
+            return waits(&format!("{problem}; call sync.maintain()"));
+        }
+    }
+    let waiting = pinned(catalog::waiting_tables);
+    let waits_for = |tag: &Tag| waiting.contains(&i64::from(*tag));
+    if request.batches.iter().flat_map(|b| &b.changes).any(|c| waits_for(&c.table)) {
+        return waits("a table of these batches is not synced again yet, see sync.carried");
+    }
+    None
 }
 
 fn held(batch: &Batch, user: &str) -> BatchResult {

@@ -3,76 +3,10 @@
 use crate::lists::Lists;
 use fastrand::Rng;
 use std::time::{Duration, Instant};
-use sync_shared::envelope::{self, Kind};
-use sync_shared::message::Delta;
+use sync_shared::envelope;
 use sync_tests::cluster::describe;
 use sync_tests::device::{server_pull, server_push};
-use sync_tests::Device;
-
-/// Cuts, flips, fills, repeats and swaps bytes. The header stays whole most of the time, so that what is behind it is reached.
-fn mutate(rng: &mut Rng, bytes: &[u8]) -> Vec<u8> {
-    let mut out = bytes.to_vec();
-    for _ in 0..rng.usize(1..4) {
-        let from = if rng.u8(..) < 240 { 9.min(out.len()) } else { 0 };
-        if out.len() <= from {
-            out.push(rng.u8(..));
-            continue;
-        }
-        let at = rng.usize(from..out.len());
-        match rng.u8(..8) {
-            0 => out.truncate(at),
-            1 => out[at] = rng.u8(..),
-            2 => out[at] ^= 1 << rng.u8(..8),
-            3 => out[at] = [0xc0, 0xc6, 0xdb, 0xdd, 0xdf, 0xcf, 0xd3, 0x90, 0xff][rng.usize(..9)],
-            4 => {
-                let end = (at + rng.usize(1..20)).min(out.len());
-                let piece = out[at..end].to_vec();
-                out.splice(at..at, piece);
-            }
-            5 => {
-                let other = rng.usize(from..out.len());
-                out.swap(at, other);
-            }
-            6 => {
-                let end = (at + rng.usize(1..20)).min(out.len());
-                out.drain(at..end);
-            }
-            _ => {
-                let end = (at + 4).min(out.len());
-                out[at..end].fill(0xff);
-            }
-        }
-    }
-    out
-}
-
-/// The same message with its body uncompressed, so that mutations reach the values and not only the compression.
-fn uncompressed(message: &[u8]) -> Vec<u8> {
-    let body = match envelope::kind(message).expect("a message") {
-        // Of no turn, or only the first would be looked at.
-        Kind::Delta => {
-            let delta = envelope::decode::<Delta>(message).expect("a message");
-            rmp_serde::to_vec(&Delta { turn: 0, ..delta }).expect("a body")
-        }
-        _ => return message.to_vec(),
-    };
-    let mut out = message[..4].to_vec();
-    out.push(0);
-    out.extend_from_slice(&(body.len() as u32).to_be_bytes());
-    out.extend_from_slice(&[0; 4]);
-    out.extend_from_slice(&body);
-    with_length(out)
-}
-
-/// Sets the declared length and the checksum right, so that they are not what every mutation is refused for.
-fn with_length(mut message: Vec<u8>) -> Vec<u8> {
-    if message.len() >= 13 && message[4] == 0 {
-        let length = (message.len() - 13) as u32;
-        message[5..9].copy_from_slice(&length.to_be_bytes());
-    }
-    envelope::seal(&mut message);
-    message
-}
+use sync_tests::{mutate, Device};
 
 /// Mutations in all: about a third for each function that takes bytes. On a slow machine as many as fit; how many is printed.
 const MUTATIONS: usize = 100_000;
@@ -88,7 +22,10 @@ fn a_hundred_thousand_mutations_of_messages() {
     lists.ann.run("INSERT INTO item VALUES (500, 1, 'pending', 0); UPDATE item SET body = 'changed' WHERE id = 6");
     let request = lists.ann.pull_request();
     let batches = lists.ann.pending_ops().expect("something waits");
-    let delta = uncompressed(&server_pull(&mut lists.server, &lists.ann.user, &request).expect("a delta"));
+    let delta = server_pull(&mut lists.server, &lists.ann.user, &request).expect("a delta");
+    let [request, batches, delta] = [&request, &batches, &delta].map(|m| mutate::uncompressed(m).expect("a message"));
+    // Half of them byte by byte, half of them field by field.
+    let mutate = |rng: &mut Rng, m: &[u8]| if rng.bool() { mutate::bytes(rng, m) } else { mutate::fields(rng, m, m) };
     lists.run(r#"SELECT set_config('request.jwt.claims', '{"sub": "ann"}', false)"#);
     lists.run("CREATE FUNCTION undo(bytea) RETURNS void LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'undone'; END $$");
     let pull = lists.server.prepare("SELECT sync.pull($1)").expect("a statement");
@@ -106,9 +43,9 @@ fn a_hundred_thousand_mutations_of_messages() {
         }
         done += 1;
         let ok = match i % 3 {
-            0 => lists.server.query_one(&pull, &[&with_length(mutate(&mut rng, &request))]).map(|_| ()).map_err(|e| describe(&e)),
+            0 => lists.server.query_one(&pull, &[&mutate(&mut rng, &request)]).map(|_| ()).map_err(|e| describe(&e)),
             1 => {
-                let result = lists.server.query_one(&push_and_undo, &[&with_length(mutate(&mut rng, &batches))]);
+                let result = lists.server.query_one(&push_and_undo, &[&mutate(&mut rng, &batches)]);
                 let error = describe(&result.expect_err("even a push that works is undone"));
                 if error.starts_with("P0001 undone") {
                     Ok(())
@@ -117,7 +54,7 @@ fn a_hundred_thousand_mutations_of_messages() {
                 }
             }
             _ => {
-                let result = victim.apply(&with_length(mutate(&mut rng, &delta))).map(|_| ());
+                let result = victim.apply(&mutate(&mut rng, &delta)).map(|_| ());
                 let now = victim_rows(&victim);
                 assert!(result.is_ok() || now == content, "a refused message changed something (SEED={seed})");
                 content = now;

@@ -6,6 +6,7 @@ mod basics;
 mod constraints;
 mod crash;
 mod docs;
+mod dump;
 mod hostile;
 mod lists;
 mod offline;

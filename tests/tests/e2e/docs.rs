@@ -52,3 +52,17 @@ fn the_documents_example_application_installs() {
     database.run("DROP EXTENSION pg_sync");
     crate::app::install(&database);
 }
+
+#[test]
+fn the_documents_about_the_device_do_what_they_say() {
+    let (device, mut server) = run("docs/device.md", "sales_server", "sales_rep");
+    device.sync(&mut server);
+    let names = sync_tests::compare::server_rows(&mut server, "SELECT name FROM customer ORDER BY name");
+    assert_eq!(names, [["Baker"], ["Miller"], ["Smith"], ["Smith & Sons"]]);
+    let visits = "SELECT c.name, v.report FROM visit v JOIN customer c ON c.id = v.customer_id";
+    sync_tests::compare::assert_same(&device, &mut server, visits);
+    assert_eq!(device.rows(visits), [["Miller", "first visit"]]);
+    let tracks = sync_tests::compare::server_value(&mut server, "SELECT count(*) FROM track");
+    assert_eq!((tracks.as_str(), device.value("SELECT count(*) FROM track")), ("1", "0".into()));
+    assert_eq!(device.rows("SELECT code, message FROM sync_rejected"), Vec::<Vec<String>>::new());
+}

@@ -5,6 +5,7 @@ mod attacked;
 mod basics;
 mod constraints;
 mod crash;
+mod device;
 mod docs;
 mod dump;
 mod hostile;

@@ -53,7 +53,7 @@ fn one_and_two_from_the_same_base_make_three_on_every_device() {
     pair.bob.run("UPDATE note SET likes = likes + 100; UPDATE note SET likes = likes + 100");
     pair.bob.push(&mut pair.server);
     pair.sync();
-    pair.check();
+    pair.check("*");
     assert_eq!(pair.rows("SELECT likes FROM note"), [["215"]]);
 }
 

@@ -7,7 +7,12 @@ mod phone;
 #[path = "."]
 mod policies {
     mod counter;
+    mod custom;
     mod declare;
+    mod deletes;
+    mod keep_both;
     mod pair;
+    mod set;
     mod sides;
+    mod text;
 }

@@ -22,27 +22,9 @@ pub fn merge(base: &str, theirs: &str, mine: &str, mine_later: bool) -> Option<M
     let mut lines: Vec<String> = Vec::new();
     let mut overlaps = false;
     for part in parts(&base, &theirs, &mine) {
-        let Part { base, theirs, mine } = match part {
-            Ok(tokens) => {
-                lines.extend(tokens.iter().map(|&line| line.to_owned()));
-                continue;
-            }
-            Err(part) => part,
-        };
-        if base.is_empty() {
-            // New lines at the same place: both stay, the server's first.
-            lines.extend(theirs.iter().chain(mine).map(|&line| line.to_owned()));
-            continue;
-        }
-        let texts = [base, theirs, mine].map(|lines| lines.join("\n"));
-        match by_words(&texts) {
-            // Without lines there is no text, not even an empty one.
-            Some(merged) if !(theirs.is_empty() || mine.is_empty()) => lines.push(merged),
-            _ => {
-                overlaps = true;
-                let stays = if mine_later { mine } else { theirs };
-                lines.extend(stays.iter().map(|&line| line.to_owned()));
-            }
+        match part {
+            Ok(settled) => lines.extend(settled.iter().map(|&line| line.to_owned())),
+            Err(part) => overlaps |= part.settle(mine_later, &mut lines),
         }
     }
     Some(Merged { text: lines.join("\n"), overlaps })
@@ -85,6 +67,46 @@ struct Part<'a, 't> {
     base: &'a [&'t str],
     theirs: &'a [&'t str],
     mine: &'a [&'t str],
+}
+
+impl Part<'_, '_> {
+    /// Settles lines. Answers whether edits overlap, so that the later one's had to be taken.
+    fn settle(&self, mine_later: bool, lines: &mut Vec<String>) -> bool {
+        let Part { base, theirs, mine } = self;
+        let mut take = |taken: &[&str]| lines.extend(taken.iter().map(|&line| line.to_owned()));
+        if base.is_empty() {
+            // New lines at the same place: both stay, the server's first.
+            take(theirs);
+            take(mine);
+            return false;
+        }
+        // Without lines there is no text, not even an empty one.
+        let merged = match theirs.is_empty() || mine.is_empty() {
+            true => None,
+            false => by_words(&[base, theirs, mine].map(|lines| lines.join("\n"))),
+        };
+        if let Some(merged) = merged {
+            lines.push(merged);
+            return false;
+        }
+        if base.len() > 1 && base.len() == theirs.len() && base.len() == mine.len() {
+            // Line stands for line.
+            let mut overlaps = false;
+            for i in 0..base.len() {
+                let [base, theirs, mine] = [base, theirs, mine].map(|lines| &lines[i..=i]);
+                if theirs == mine || mine == base {
+                    lines.push(theirs[0].to_owned());
+                } else if theirs == base {
+                    lines.push(mine[0].to_owned());
+                } else {
+                    overlaps |= Part { base, theirs, mine }.settle(mine_later, lines);
+                }
+            }
+            return overlaps;
+        }
+        take(if mine_later { mine } else { theirs });
+        true
+    }
 }
 
 /// The texts from beginning to end: tokens that are settled, and places that both changed.

@@ -63,27 +63,23 @@ fn main() {
 fn replay(options: &Options) -> (usize, usize) {
     let plan = plan::of(options.first);
     println!("{:?}, {} devices, {} steps", plan.kind, plan.peers, plan.steps.len());
-    let Err(failure) = fresh(&plan, &Log::new(true)) else { return (1, 0) };
+    let cluster = Cluster::start(server::SETTINGS);
+    let Err(failure) = script::run(&cluster, &plan, &Log::new(true)) else { return (1, 0) };
     println!("failed: {failure}");
     if options.shrink {
         let kind = shrink::kind_of(&failure);
         let fails = |plan: &plan::Plan| {
-            let same = fresh(plan, &Log::new(false)).is_err_and(|e| shrink::kind_of(&e) == kind);
+            let same = script::run(&cluster, plan, &Log::new(false)).is_err_and(|e| shrink::kind_of(&e) == kind);
             println!("{} steps {}", plan.steps.len(), if same { "fail" } else { "pass" });
             same
         };
         let shortest = shrink::shortest(&plan, fails);
         println!("\nthe shortest script that fails so:");
-        if let Err(failure) = fresh(&shortest, &Log::new(true)) {
+        if let Err(failure) = script::run(&cluster, &shortest, &Log::new(true)) {
             println!("failed: {failure}");
         }
     }
     (0, 1)
-}
-
-/// On a server of its own.
-fn fresh(plan: &plan::Plan, log: &Log) -> Result<(), String> {
-    script::run(&Cluster::start(server::SETTINGS), plan, log)
 }
 
 fn run(options: &Options) -> (usize, usize) {

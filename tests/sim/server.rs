@@ -58,9 +58,11 @@ impl<'a> Server<'a> {
         server_value(self.client(), sql)
     }
 
-    /// Ops that have been logged, as long as none were dropped.
+    /// Changes that have been logged, as long as none were dropped.
     pub fn ops(&mut self) -> u64 {
-        self.value("SELECT count(*) FROM sync.op").parse().expect("a number")
+        self.value("SELECT coalesce(sum(changes), 0) FROM (SELECT max(op_id) + 1 AS changes FROM sync.op GROUP BY xid) t")
+            .parse()
+            .expect("a number")
     }
 
     pub fn begin_slow(&mut self, sql: &str) -> Result<(), String> {

@@ -6,7 +6,7 @@ use sync_tests::Device;
 
 #[derive(Default)]
 pub struct Traffic {
-    /// Ops in the server's log when this device was last brought up to date.
+    /// Changes in the server's log when this device was last brought up to date.
     ops: u64,
 }
 
@@ -18,17 +18,22 @@ impl Traffic {
         let known = !device.rows("SELECT 1 FROM sqlite_schema WHERE name = 'sync_bucket'").is_empty();
         let held: HashSet<String> = if known { device.rows(held).concat().into_iter().collect() } else { HashSet::new() };
         let mut rows = 0;
+        let mut which = Vec::new();
         for changes in &delta.changes {
             let bucket = &delta.buckets[changes.bucket as usize];
             let id: String = bucket.id.0.iter().map(|b| format!("{b:02X}")).collect();
             if held.contains(&id) {
                 assert!(!changes.from_empty, "bucket {} {:?}, which the device holds, came whole again", bucket.rule, bucket.key);
                 rows += u64::from(changes.row_count + changes.gone_count);
+                which.push((&bucket.rule, &bucket.key, changes.entry, changes.row_count, changes.gone_count));
             }
         }
         let changed = ops - self.ops;
         // A row that moves to a bucket of lower priority comes with its leaving and with its entering.
-        assert!(rows <= 2 * changed, "{rows} rows came, though only {changed} changes were logged since the last time");
+        assert!(
+            rows <= 2 * changed,
+            "{rows} rows came, though only {changed} changes were logged since the last time: {which:?}"
+        );
         if delta.complete {
             self.ops = ops;
         }

@@ -34,11 +34,7 @@ pub fn answered(store: &mut Store<'_>, reply: &PushReply, verdicts: &mut [i64; 5
         // With a message all is not well: a server that only reads has registered nobody.
         PushState::Taken if reply.message.is_empty() => meta::set_number(db, "pushed_at", meta::now())?,
         PushState::Taken => {}
-        PushState::Fork => {
-            keys::forked(db)?;
-            renumber(db)?;
-            order::hold_dependents(store)?;
-        }
+        PushState::Fork => forked(store)?,
         PushState::Gap => gap(db, reply.last.map_or(0, |l| l.number))?,
         PushState::Refused => meta::set_number(db, "deferred", DEFERRED)?,
         PushState::Revoked => {}
@@ -53,6 +49,13 @@ pub fn answered(store: &mut Store<'_>, reply: &PushReply, verdicts: &mut [i64; 5
         meta::set_number(db, "deferred", REVOKED)?;
     }
     Ok(())
+}
+
+/// Another copy of this file sends under the same identity: this one takes a new one.
+pub fn forked(store: &mut Store<'_>) -> Result<()> {
+    keys::forked(store.db)?;
+    renumber(store.db)?;
+    order::hold_dependents(store)
 }
 
 fn one_answer(store: &mut Store<'_>, reply: &PushReply, result: &BatchResult, verdicts: &mut [i64; 5]) -> Result<bool> {

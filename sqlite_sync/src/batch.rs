@@ -241,6 +241,8 @@ pub fn renumber(db: Db<'_>) -> Result<()> {
     db.run("UPDATE main.sync_batch SET former = coalesce(number, former), number = NULL", &[])?;
     db.run("UPDATE main.sync_batch SET state = 0 WHERE state = 1", &[])?;
     meta::set_number(db, "last_number", 0)?;
+    // A pull that is under way asked about the old identity.
+    meta::next_turn(db)?;
     meta::set_number(db, "pushed_at", 0)
 }
 
@@ -281,14 +283,6 @@ pub fn requeue(db: Db<'_>) -> Result<()> {
 /// One that still waits for its verdict is asked about again, and the server knows it by its random bytes; but it is in the
 /// snapshot, with whatever came after it, so it is no longer shown on top.
 pub fn confirmed(db: Db<'_>, last: &BatchId) -> Result<Vec<i64>> {
-    let random = last.random.into_array();
-    let known = db.number(
-        "SELECT count(*) FROM main.sync_batch WHERE number = ?1 AND random = ?2",
-        &[ValueRef::Integer(last.number), ValueRef::Blob(&random)],
-    )?;
-    if known == 0 {
-        return Ok(Vec::new());
-    }
     let ids = db.all(
         "SELECT id FROM main.sync_batch WHERE (state = 1 OR (state = 0 AND replay)) AND number <= ?1",
         &[ValueRef::Integer(last.number)],
@@ -301,6 +295,18 @@ pub fn confirmed(db: Db<'_>, last: &BatchId) -> Result<Vec<i64>> {
         )?;
     }
     Ok(ids)
+}
+
+/// Whether the last batch that the server has of this device came from this file. Otherwise another copy of it sends under the same
+/// identity: what this one sent would be known to the server, but never be the last, and so never be confirmed.
+pub fn is_own(db: Db<'_>, last: &BatchId) -> Result<bool> {
+    let number = [ValueRef::Integer(last.number)];
+    let random = db.first("SELECT random FROM main.sync_batch WHERE number = ?1", &number, |r| Ok(r.blob(0)))?;
+    match random {
+        Some(random) => Ok(random == last.random.as_slice()),
+        // Discarded or expired, if this file gave the number at all.
+        None => Ok(last.number <= meta::number(db, "last_number")?),
+    }
 }
 
 /// Lets go of confirmed batches whose time is over.

@@ -3,6 +3,7 @@
 //! What must stay true: a row is in the table exactly while at least one part has it (or a pending change shows it); a part's sum
 //! is the sum of the hashes of the values *as stored here*; rows go only at the end, so that one that changes parts never vanishes.
 
+use crate::answer;
 use crate::batch;
 use crate::error::{Error, Result};
 use crate::host::{Db, Row, Statement};
@@ -324,8 +325,12 @@ impl<'s, 'c> Publish<'s, 'c> {
             }
         }
         if let (true, Some(last)) = (delta.complete, &delta.last_batch) {
-            for id in batch::confirmed(self.db, last)? {
-                self.store.settle_batch(id)?;
+            if batch::is_own(self.db, last)? {
+                for id in batch::confirmed(self.db, last)? {
+                    self.store.settle_batch(id)?;
+                }
+            } else {
+                answer::forked(self.store)?;
             }
         }
         for (at, key) in std::mem::take(&mut self.dirty) {

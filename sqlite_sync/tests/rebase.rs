@@ -92,7 +92,8 @@ fn only_the_same_random_bytes_confirm() {
     let mut other = batches[0].clone();
     other.id.random = random(1);
     device.apply(&page(&[]).publish().known().confirm(&other));
-    assert_eq!(device.number("SELECT count(*) FROM sync_pending"), 1);
+    assert_eq!(device.push(), batches, "another copy of the file has sent: this one sends again, under another identity");
+    device.answer(&batches, Verdict::Accepted);
     let mut unfinished = page(&[]).publish().known().confirm(&batches[0]);
     unfinished.0.complete = false;
     device.apply(&unfinished);
@@ -168,6 +169,38 @@ fn another_users_batches_wait_for_their_user() {
     device.apply(&page(&[]).publish().known().user("anna"));
     let again = device.push();
     assert_eq!((again.len(), again[0].id.number, again[0].id.random), (1, 1, of_anna[0].id.random));
+}
+
+#[test]
+fn a_copied_file_that_only_repeats_what_the_other_sent_is_confirmed_under_a_new_identity() {
+    let device = Device::with(&[row(1, "a")]);
+    device.run("UPDATE notes SET title = 'x'");
+    let sent = device.push_request().unwrap();
+    device.answer(&sent.batches, Verdict::Accepted);
+    // The other copy has sent a second batch: this one is never the last.
+    let id = BatchId { number: 2, random: random(9) };
+    device.apply(&page(&[row(1, "later")]).publish().known().confirm(&Batch { id, ..sent.batches[0].clone() }));
+    let again = device.push_request().unwrap();
+    assert_ne!(again.device, sent.device);
+    assert_eq!(again.batches, sent.batches, "under number 1 of the new identity, and known by its random bytes");
+    device.answer(&again.batches, Verdict::Accepted);
+    device.apply(&page(&[]).publish().known().confirm(&again.batches[0]));
+    assert_eq!(device.titles(), ["1:later"]);
+    assert_eq!(device.number("SELECT count(*) FROM sync_pending"), 0);
+}
+
+#[test]
+fn a_last_batch_that_was_discarded_still_confirms_those_before_it() {
+    let device = Device::with(&[row(1, "a"), row(2, "b")]);
+    device.run("UPDATE notes SET title = 'x' WHERE id = 'k1'");
+    device.run("UPDATE notes SET title = 'y' WHERE id = 'k2'");
+    let sent = device.push();
+    device.answer(&sent[..1], Verdict::Accepted);
+    device.answer(&sent[1..], Verdict::Rejected);
+    device.run("DELETE FROM sync_rejected");
+    device.apply(&page(&[row(1, "later")]).publish().known().confirm(&sent[1]));
+    assert_eq!(device.titles(), ["1:later", "2:b"]);
+    assert_eq!(device.number("SELECT count(*) FROM sync_pending"), 0);
 }
 
 #[test]

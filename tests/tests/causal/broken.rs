@@ -120,6 +120,36 @@ fn causal_checks_find_a_read_that_goes_back() {
     assert_eq!(refused(&again), ["monotonic reads"]);
 }
 
+/// Client 1 writes 20 and 22, sees them while they wait, and has them rejected.
+fn with_a_rejection() -> History {
+    let mut history = with_a_loss();
+    history.lost.clear();
+    history.lost_on_devices.clear();
+    history.versions[2].clear();
+    history.rejected = [20, 22].into();
+    history.sessions[1].transactions[2] = transaction([10, 11, 0, 0], &[]);
+    history.server[2] = 0;
+    history.devices.iter_mut().for_each(|(_, values)| values[2] = 0);
+    history
+}
+
+#[test]
+fn causal_checks_find_half_a_rejection() {
+    assert_eq!(refused(&with_a_rejection()), [""; 0]);
+    let mut half = with_a_rejection();
+    half.rejected.remove(&22);
+    assert!(refused(&half).contains(&"every write ends well"));
+    let mut taken = with_a_rejection();
+    taken.versions[2].push(Version { value: 22, xid: 9 });
+    assert!(refused(&taken).contains(&"every write ends well"));
+    let mut seen = with_a_rejection();
+    seen.sessions[0].transactions.push(transaction([10, 11, 22, 0], &[]));
+    assert_eq!(refused(&seen), ["nothing unfinished is seen"]);
+    let mut back = with_a_rejection();
+    back.sessions[1].transactions.push(transaction([20, 11, 22, 0], &[]));
+    assert_eq!(refused(&back), ["monotonic reads"]);
+}
+
 #[test]
 fn causal_checks_find_writes_out_of_order() {
     // Client 0 has not read its first write, so this is about the order of writes alone.

@@ -5,8 +5,8 @@
 //! overwritten, or that lost a recorded conflict, need not be seen, but nothing older may be. A client's own writes may stand over
 //! what others did, as long as they have not reached the server.
 
-use crate::history::{End, History, Key, Loss, Name, Place, Places, Transaction};
-use std::collections::HashMap;
+use crate::history::{End, History, Key, Loss, Name, Place, Places, Transaction, NOWHERE};
+use std::collections::{HashMap, HashSet};
 
 /// What is wrong, in plain words.
 pub type Outcome = Result<(), String>;
@@ -29,8 +29,8 @@ pub const ALL: [Check; 9] = [
 /// For each register the place that must be seen at least, and because of whom.
 type Bound = Vec<(Place, Name)>;
 
-/// Every write of a committed transaction was taken by the server once, or lost a conflict that both sides recorded; no write of
-/// another was taken.
+/// Every write of a committed transaction was taken by the server once, or lost a conflict that both sides recorded, or was rejected
+/// with all others of its transaction; no write of another was taken.
 pub fn every_write_ends_well(history: &History) -> Outcome {
     let places = Places::new(history)?;
     for (name, transaction) in places.transactions() {
@@ -75,7 +75,7 @@ pub fn nothing_unfinished_is_seen(history: &History) -> Outcome {
             let wrong = match places.transaction(writer).end {
                 End::RolledBack => "was rolled back",
                 _ if own && writer.1 >= name.1 => "was not written yet",
-                _ if !own && places.is_private(*value) => "lost its conflict",
+                _ if !own && places.is_private(*value) => "lost its conflict or was rejected",
                 _ if places.of(key, *value).is_none() => "was never taken",
                 _ => continue,
             };
@@ -102,9 +102,22 @@ pub fn read_your_writes(history: &History) -> Outcome {
     })
 }
 
-/// What a session reads never goes back to something earlier.
+/// What a session reads never goes back to something earlier, and its own write that lost or was rejected stays gone.
 pub fn monotonic_reads(history: &History) -> Outcome {
     let places = Places::new(history)?;
+    for (s, session) in history.sessions.iter().enumerate() {
+        let mut gone = HashSet::new();
+        for (n, pair) in session.transactions.windows(2).enumerate() {
+            let changed = (0..history.keys).filter(|key| pair[0].before[*key] != pair[1].before[*key]);
+            for key in changed {
+                gone.insert((key, pair[0].before[key]));
+                if places.is_private(pair[1].before[key]) && gone.contains(&(key, pair[1].before[key])) {
+                    let (who, value) = (places.describe((s, n + 1)), pair[1].before[key]);
+                    return Err(format!("{who} reads {value} in register {key}, which was gone before"));
+                }
+            }
+        }
+    }
     each_session(&places, |bound, name, transaction| {
         must_see(&places, name, transaction, bound)?;
         raise_by_reads(&places, bound, name, transaction);
@@ -171,8 +184,8 @@ pub fn one_snapshot(history: &History) -> Outcome {
     for (name, transaction) in places.transactions() {
         let seen = places.shown(transaction);
         for (key, value) in transaction.before.iter().enumerate() {
-            // Its own may not have been taken yet.
-            if places.writer(*value).is_none_or(|writer| writer.0 == name.0) {
+            // Its own may not have been taken yet, and what nobody took is somebody else's check.
+            if places.writer(*value).is_none_or(|writer| writer.0 == name.0) || places.is_private(*value) {
                 continue;
             }
             let bound = &bounds[key][seen[key].0 as usize / 2];
@@ -219,7 +232,7 @@ fn nothing(places: &Places<'_>) -> Bound {
 }
 
 fn raise(bound: &mut Bound, key: Key, place: Place, name: Name) {
-    if bound[key].0 < place {
+    if bound[key].0 < place && place != NOWHERE {
         bound[key] = (place, name);
     }
 }

@@ -59,6 +59,8 @@ pub struct History {
     /// Conflicts that the server recorded, and those that devices did.
     pub lost: Vec<Loss>,
     pub lost_on_devices: Vec<Loss>,
+    /// What rejected transactions wrote.
+    pub rejected: HashSet<Value>,
     /// What the server's tables, and what each device, hold at the end.
     pub server: Vec<Value>,
     pub devices: Vec<(String, Vec<Value>)>,
@@ -67,6 +69,9 @@ pub struct History {
 /// Where a write stands among all versions of its register. One that lost stands right before the one that it lost to, and among
 /// such in the order of their session; nobody but that session sees them.
 pub type Place = (i64, i64);
+
+/// Where a rejected write stands: its own session may see it while it waits, and need not see anything because of it.
+pub const NOWHERE: Place = (i64::MAX - 1, 0);
 
 /// A transaction by its session and its number there.
 pub type Name = (usize, usize);
@@ -97,6 +102,7 @@ impl<'h> Places<'h> {
             Places { history, places: vec![HashMap::from([(0, (0, 0))]); history.keys], private: HashSet::new(), writers };
         places.place_versions()?;
         places.place_losses()?;
+        places.place_rejected()?;
         Ok(places)
     }
 
@@ -121,6 +127,25 @@ impl<'h> Places<'h> {
                 return Err(format!("register {}: {} has lost, and was taken or recorded as well", loss.key, loss.value));
             }
             self.private.insert(loss.value);
+        }
+        Ok(())
+    }
+
+    fn place_rejected(&mut self) -> Result<(), String> {
+        for (name, transaction) in self.history.sessions.iter().flat_map(|s| s.transactions.iter().map(move |t| (&s.name, t))) {
+            for (key, value) in transaction.writes.iter().filter(|(_, value)| self.history.rejected.contains(value)) {
+                if self.places[*key].insert(*value, NOWHERE).is_some() {
+                    return Err(format!("register {key}: {value} of {name} was rejected, and was taken or lost as well"));
+                }
+                self.private.insert(*value);
+            }
+            let rejected = transaction.writes.iter().filter(|(_, value)| self.history.rejected.contains(value)).count();
+            if rejected != 0 && rejected != transaction.writes.len() {
+                return Err(format!(
+                    "of a transaction of {name} {rejected} writes of {} were rejected",
+                    transaction.writes.len()
+                ));
+            }
         }
         Ok(())
     }

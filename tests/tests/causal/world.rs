@@ -37,9 +37,22 @@ const RULES: &str = "
     SELECT sync.add_table('everybody', 'blue');
 ";
 
-pub fn install(db: &Database<'_>) {
+/// Who decides conflicts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policies {
+    /// Each column by itself: the later edit in one table, in the other the server's in one column and the device's in the other.
+    Columns,
+    /// A conflict rejects the whole transaction.
+    Reject,
+}
+
+pub fn install(db: &Database<'_>, policies: Policies) {
     db.run(SQL);
     db.run(RULES);
+    db.run(match policies {
+        Policies::Columns => "SELECT sync.set_policy('red', 'server_wins', 'a'), sync.set_policy('red', 'client_wins', 'b')",
+        Policies::Reject => "SELECT sync.set_policy('red', 'reject'), sync.set_policy('blue', 'reject')",
+    });
 }
 
 /// Reads all registers, on either side.
@@ -68,19 +81,25 @@ pub fn versions(server: &mut Client) -> Vec<Vec<Version>> {
     versions
 }
 
-/// Conflicts that the server recorded and that the writer lost.
+/// Conflicts over a column that the server recorded and that the writer lost. Those over a whole row come with a rejection.
 pub fn losses(server: &mut Client) -> Vec<Loss> {
     let sql = "SELECT c.relname::text, (f.key->>0)::bigint, f.column_name::text, (f.mine)::bigint, (f.theirs)::bigint, (f.result)::bigint
-               FROM sync.conflict f JOIN pg_class c ON c.oid = f.relid";
+               FROM sync.conflict f JOIN pg_class c ON c.oid = f.relid WHERE f.column_name IS NOT NULL";
     let rows = server.query(sql, &[]).expect("the server's conflicts");
     let losses = rows.iter().filter(|row| row.get::<_, i64>(3) != row.get::<_, i64>(5));
     losses.map(|row| Loss { key: register(row.get(0), row.get(1), row.get(2)), value: row.get(3), to: row.get(4) }).collect()
 }
 
+/// What a device's rejected transactions wrote.
+pub fn rejected_on(device: &Device) -> Vec<Value> {
+    let sql = "SELECT v.value FROM sync_rejected, json_each(batch) change, json_each(change.value, '$.new') v";
+    device.rows(sql).iter().map(|row| row[0].parse().expect("a number")).collect()
+}
+
 /// The same as a device recorded them.
 pub fn losses_on(device: &Device) -> Vec<Loss> {
     let rows = device
-        .rows("SELECT table_name, json_extract(key, '$[0]'), column_name, mine, theirs FROM sync_conflicts WHERE result <> mine");
+        .rows("SELECT table_name, json_extract(key, '$[0]'), column_name, mine, theirs FROM sync_conflicts WHERE column_name IS NOT NULL AND result <> mine");
     let number = |text: &str| text.parse::<i64>().expect("a number");
     let loss = |row: &Vec<String>| Loss {
         key: register(&row[0], number(&row[1]), &row[2]),

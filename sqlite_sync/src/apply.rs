@@ -235,6 +235,8 @@ fn notice(db: Db<'_>, notice: &Notice) -> Result<Report> {
             meta::set(db, "cursor", ValueRef::Blob(&[]))?;
             meta::set_number(db, "resync", 1)?;
             batch::requeue(db)?;
+            // A server that lost its latest transactions may give the same numbers again.
+            db.run("DELETE FROM main.sync_lease", &[])?;
         }
         NoticeKind::Verified => {
             forget_pass(db)?;

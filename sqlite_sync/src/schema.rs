@@ -65,6 +65,7 @@ pub fn drop_retired(db: Db<'_>) -> Result<()> {
         forget_rows(db, info)?;
         db.run("DELETE FROM main.sync_shadow WHERE tbl = ?1", &id)?;
         db.run("DELETE FROM main.sync_part WHERE tbl = ?1", &id)?;
+        db.run("DELETE FROM main.sync_lease WHERE tbl = ?1", &id)?;
         db.run("DELETE FROM main.sync_table WHERE id = ?1", &id)?;
     }
     Ok(())

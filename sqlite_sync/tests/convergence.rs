@@ -1,5 +1,5 @@
-//! Random histories: a model of the server, a device that writes, pulls and pushes in any order, with rejections, staged pages,
-//! kills, bucket moves and refetches. In the end the device shows what the server has, exactly.
+//! Random histories: a model of the server, a device that writes (urgently or not), pulls and pushes in any order, with rejections,
+//! staged pages, kills, bucket moves, refetches and new identities. In the end the device shows what the server has, exactly.
 
 mod common;
 use common::*;
@@ -20,6 +20,7 @@ enum Step {
     Refetch(u8),
     Resync,
     Aside(bool),
+    Fork,
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -34,6 +35,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (0..2u8).prop_map(Step::Refetch),
         1 => Just(Step::Resync),
         1 => any::<bool>().prop_map(Step::Aside),
+        1 => Just(Step::Fork),
     ];
     prop::collection::vec(one, 1..40)
 }
@@ -49,6 +51,8 @@ struct Server {
     /// Of all batches ever taken: the random bytes, and the verdict.
     taken: Vec<(BatchId, Verdict)>,
     last: Option<BatchId>,
+    /// When each key was last written by the device.
+    written: BTreeMap<u8, i64>,
 }
 
 fn as_row(key: u8, note: &Note) -> Vec<Value> {
@@ -118,6 +122,12 @@ impl Server {
             return verdict;
         }
         self.taken.push((batch.id, verdict));
+        for change in &batch.changes {
+            if let Value::Text(key) = &change.key[0] {
+                let before = self.written.insert(key[1..].parse().unwrap(), batch.edited);
+                assert!(before < Some(batch.edited), "a batch was passed by one that touches the same row");
+            }
+        }
         self.last = Some(batch.id);
         if verdict == Verdict::Rejected {
             return verdict;
@@ -175,7 +185,7 @@ fn play(steps: &[Step]) {
                     _ => format!("UPDATE OR IGNORE notes SET id = 'k{}' WHERE id = 'k{key}'", (key + 1) % 6),
                 };
                 if *extension {
-                    device.run(&sql);
+                    device.run(&format!("BEGIN; {sql}; SELECT sync_priority({}); COMMIT", number * 7 % 5 / 2));
                 } else {
                     device.plain().execute_batch(&sql).unwrap();
                 }
@@ -220,6 +230,9 @@ fn play(steps: &[Step]) {
                 device.apply_message(&notice(NoticeKind::Verified, keep));
             }
             Step::Resync => {}
+            Step::Fork => {
+                device.apply_message(&state_reply(PushState::Fork, None));
+            }
             Step::Aside(on) => device.run(if *on {
                 "CREATE TRIGGER IF NOT EXISTS app BEFORE UPDATE ON notes WHEN new.rank % 5 = 2 AND (SELECT applying FROM sync_guard) BEGIN SELECT raise(ABORT, 'no'); END"
             } else {

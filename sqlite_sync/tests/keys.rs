@@ -439,3 +439,23 @@ fn thousands_of_rows_move_together() {
     assert_eq!(device.number("SELECT count(*) FROM orders o JOIN lines l ON l.order_id = o.id AND l.body = o.title"), 20_000);
     assert_eq!(device.number("SELECT min(id) FROM orders WHERE id > 1"), 100_000);
 }
+
+#[test]
+fn numbers_do_not_outlive_their_history_or_their_table() {
+    let device = with_numbers(100, 1000);
+    device.apply_message(&notice(NoticeKind::Resync, vec![]));
+    assert!(device.db.query_row("SELECT sync_next_id('orders')", [], |_| Ok(())).is_err());
+    device.request();
+    assert_eq!(device.push_request().unwrap().wants[0].count, 1000);
+    device.apply_message(&lease(5000, 1000));
+    let mut without = shop(true);
+    without.generation = 2;
+    without.tables.remove(0);
+    device.apply(&only(without));
+    let mut other = shop(true);
+    other.generation = 3;
+    other.tables[0].name = "another".into();
+    other.tables[0].tag += 1;
+    device.apply(&only(other));
+    assert!(device.db.query_row("SELECT sync_next_id('another')", [], |_| Ok(())).is_err());
+}

@@ -188,6 +188,7 @@ CREATE TABLE sync.batch (
     role    pg_catalog.regrole,
     claims  jsonb,
     note    jsonb,
+    attempts jsonb NOT NULL DEFAULT '[]',
     PRIMARY KEY (device, number)
 );
 COMMENT ON TABLE sync.batch IS 'What became of each batch that devices pushed.';
@@ -199,6 +200,7 @@ COMMENT ON COLUMN sync.batch.role IS 'The database role that it was written as.'
 COMMENT ON COLUMN sync.batch.claims IS 'The believed claims that it was sent with, for rejected ones: policies may read them again when it is retried.';
 COMMENT ON COLUMN sync.batch.note IS 'The application''s own note about the transaction; see sync.note().';
 COMMENT ON COLUMN sync.batch.repeats IS 'Taken before under another number or device, and not applied again.';
+COMMENT ON COLUMN sync.batch.attempts IS 'The verdicts that sync.retry replaced, with who called it and what was edited.';
 -- Unique: the same batch sent at once under two names is applied under one of them only.
 CREATE UNIQUE INDEX batch_random ON sync.batch (random) WHERE NOT repeats;
 CREATE INDEX batch_xid ON sync.batch (xid);

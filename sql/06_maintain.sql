@@ -86,6 +86,7 @@ BEGIN
         RETURN;
     END IF;
     PERFORM sync.move_in();
+    PERFORM sync.expire_records();
     FOR e IN SELECT entry_id FROM sync.entry WHERE state = 'building' ORDER BY entry_id LOOP
         PERFORM sync.build(e);
     END LOOP;

@@ -81,6 +81,30 @@ CREATE FUNCTION sync.key_sequence(rel regclass, OUT sequence regclass, OUT step 
 $$;
 COMMENT ON FUNCTION sync.key_sequence(regclass) IS 'The sequence of a table''s key, the step between its numbers, what fits in the key''s type, and whether the key is GENERATED ALWAYS.';
 
+-- Of a unique, primary key or exclusion constraint, or a unique index, of a table or one of its partitions.
+CREATE FUNCTION sync.constraint_test(rel regclass, name text, reader oid, OUT expressions text[], OUT operators text[], OUT predicate text,
+    OUT readable smallint[]) RETURNS SETOF record LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT array_agg(pg_get_indexdef(i.indexrelid, k.n::integer, false) ORDER BY k.n),
+        array_agg(format('OPERATOR(%I.%s)', s.nspname, o.oprname) ORDER BY k.n),
+        pg_get_expr(i.indpred, i.indrelid),
+        (SELECT array_agg(a.attnum) FROM pg_attribute a WHERE a.attrelid = rel AND a.attnum > 0 AND NOT a.attisdropped
+            AND has_column_privilege(reader, rel, a.attnum, 'SELECT'))
+    FROM pg_index i
+    JOIN pg_class c ON c.oid = i.indexrelid AND c.relname = constraint_test.name
+    LEFT JOIN pg_constraint x ON x.conindid = i.indexrelid AND x.contype = 'x'
+    CROSS JOIN unnest(i.indclass::oid[]) WITH ORDINALITY AS k (opclass, n)
+    JOIN pg_opclass q ON q.oid = k.opclass
+    JOIN pg_operator o ON o.oid = coalesce(x.conexclop[k.n], (SELECT m.amopopr FROM pg_amop m
+        WHERE m.amopfamily = q.opcfamily AND m.amoplefttype = q.opcintype AND m.amoprighttype = q.opcintype AND m.amopstrategy = 3))
+    JOIN pg_namespace s ON s.oid = o.oprnamespace
+    WHERE (i.indrelid = rel OR i.indrelid IN (SELECT p.relid FROM pg_partition_tree(rel) p)) AND k.n <= i.indnkeyatts
+        AND (i.indisunique OR x.oid IS NOT NULL)
+    GROUP BY i.indexrelid, i.indpred, i.indrelid
+    LIMIT 1
+$$;
+COMMENT ON FUNCTION sync.constraint_test(regclass, text, oid) IS
+    'How to find the row that a constraint names: expressions over the row, operators, predicate; and the columns that a role may read. Called by push.';
+
 CREATE FUNCTION sync.keys_per_lease() RETURNS integer
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT coalesce(nullif(current_setting('sync.keys_per_lease', true), ''), '10000')::integer

@@ -26,8 +26,8 @@ SELECT * FROM (VALUES
     ('oldest running transaction', coalesce((SELECT max(now() - xact_start) FROM pg_stat_activity WHERE backend_xid IS NOT NULL)::text, 'none'),
         'a long one holds back the log'),
     ('devices', (SELECT count(*) FROM sync.device)::text, ''),
-    ('conflicts', (SELECT count(*) FROM sync.conflict)::text, 'see sync.conflict'),
-    ('rejected batches', (SELECT count(*) FROM sync.batch WHERE verdict = 'rejected')::text, 'see sync.batch')
+    ('conflicts', (SELECT count(*) FROM sync.conflict)::text, 'see sync.conflicts'),
+    ('rejected batches', (SELECT count(*) FROM sync.batch WHERE verdict = 'rejected' AND content IS NOT NULL AND NOT repeats)::text, 'see sync.rejected')
 ) AS s (what, value, note);
 COMMENT ON VIEW sync.status IS 'How things stand, for people.';
 
@@ -45,4 +45,6 @@ GRANT EXECUTE ON FUNCTION sync.create_bucket(text, text, integer), sync.add_tabl
     sync.add_upload_table(regclass, text[]), sync.drop_upload_table(regclass), sync.keys_per_lease(),
     sync.set_policy(regclass, text, text, regprocedure, jsonb), sync.drop_policy(regclass, text),
     sync.set_delete_policy(regclass, text) TO sync_admin;
+GRANT EXECUTE ON FUNCTION sync.batch_json(bytea), sync.retry(uuid, bigint, jsonb), sync.discard(uuid, bigint),
+    sync.discard_conflict(bigint), sync.keep_records() TO sync_admin;
 SELECT sync.remember_labels();

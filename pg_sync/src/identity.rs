@@ -16,10 +16,15 @@ thread_local! {
     static PARAMS: RefCell<Vec<(String, String)>> = const { RefCell::new(Vec::new()) };
     /// The last claims' text and what it says: members may ask for the user once per row.
     static READ: RefCell<Option<(String, Json)>> = const { RefCell::new(None) };
+    /// While a batch of somebody else is applied again: who that is.
+    static ACTING: RefCell<Option<(String, Option<Json>)>> = const { RefCell::new(None) };
 }
 
 /// The session user's claims, if they may be believed.
 pub fn believed_claims() -> Option<Json> {
+    if let Some(claims) = ACTING.with(|a| a.borrow().as_ref().map(|(_, claims)| claims.clone())) {
+        return claims;
+    }
     // SAFETY: look-ups of the session's user and of a role by name.
     let believed = unsafe {
         let session = pg_sys::GetSessionUserId();
@@ -55,6 +60,9 @@ fn setting(name: &CStr) -> Option<String> {
 
 /// The asking user: the claim `sub`, else the name of the role outside of any SECURITY DEFINER function.
 pub fn asking_user() -> String {
+    if let Some(user) = ACTING.with(|a| a.borrow().as_ref().map(|(user, _)| user.clone())) {
+        return user;
+    }
     if let Some(claims) = believed_claims() {
         return match claims.get("sub") {
             Some(Json::String(sub)) if !sub.is_empty() => sub.clone(),
@@ -103,10 +111,31 @@ pub fn with_params<R>(params: &[(String, String)], f: impl FnOnce() -> R) -> R {
     f()
 }
 
+/// Runs `f` as if `user` asked, with these claims.
+pub fn acting_as<R>(user: &str, claims: Option<Json>, f: impl FnOnce() -> R) -> R {
+    /// Puts an end to it also when an ERROR unwinds.
+    struct Clear;
+    impl Drop for Clear {
+        fn drop(&mut self) {
+            ACTING.with(|a| *a.borrow_mut() = None);
+        }
+    }
+    let text = claims.as_ref().map(Json::to_string).unwrap_or_default();
+    let _clear = Clear;
+    ACTING.with(|a| *a.borrow_mut() = Some((user.to_owned(), claims)));
+    crate::render::with_settings(&[("request.jwt.claims", &text)], f)
+}
+
 /// The role whose rights this function runs with.
 pub fn current_user() -> pg_sys::Oid {
     // SAFETY: reads the state of this backend.
     unsafe { pg_sys::GetUserId() }
+}
+
+/// Whether `role` may become `other`.
+pub fn is_member(role: pg_sys::Oid, other: pg_sys::Oid) -> bool {
+    // SAFETY: a look-up of roles.
+    unsafe { pg_sys::is_member_of_role(role, other) }
 }
 
 /// The owner of the schema `sync`: catalog, op log and devices are read and written with its rights.

@@ -4,7 +4,7 @@
 #![allow(unsafe_code)]
 
 use pgrx::pg_sys;
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use sync_shared::message::Affinity;
 use sync_shared::{row, Value, ValueRef};
 
@@ -311,10 +311,21 @@ pub fn base_type(type_oid: pg_sys::Oid) -> pg_sys::Oid {
 
 /// Runs `f` under the pinned settings. An ERROR inside undoes them with the (sub)transaction.
 pub fn pinned<R>(f: impl FnOnce() -> R) -> R {
+    set_within(PINS.into_iter(), f)
+}
+
+/// Runs `f` under other settings. An ERROR inside undoes them with the (sub)transaction.
+pub fn with_settings<R>(settings: &[(&str, &str)], f: impl FnOnce() -> R) -> R {
+    let text = |text: &str| CString::new(text).unwrap_or_default();
+    let settings: Vec<(CString, CString)> = settings.iter().map(|(name, value)| (text(name), text(value))).collect();
+    set_within(settings.iter().map(|(name, value)| (name.as_c_str(), value.as_c_str())), f)
+}
+
+fn set_within<'a, R>(settings: impl Iterator<Item = (&'a CStr, &'a CStr)>, f: impl FnOnce() -> R) -> R {
     // SAFETY: the settings are undone by AtEOXact_GUC at the level opened here, or by the transaction's own cleanup.
     unsafe {
         let level = pg_sys::NewGUCNestLevel();
-        for (name, value) in PINS {
+        for (name, value) in settings {
             pg_sys::set_config_option(
                 name.as_ptr(),
                 value.as_ptr(),

@@ -5,6 +5,7 @@ use super::refusal::Refusal;
 use super::statements::{Parameter, Statements};
 use super::subtransaction::{set_place, Place};
 use super::target::Target;
+use super::witness;
 use pgrx::pg_sys::Oid;
 use std::collections::HashMap;
 use sync_shared::clock::EditTime;
@@ -45,8 +46,9 @@ pub fn apply(context: &mut Context<'_>, batch: &Batch) -> Result<Vec<Conflict>, 
     let mut statements = Statements::connect();
     let mut conflicts = Vec::new();
     let Context { targets, authors, owner, edited, origin } = context;
-    for change in &batch.changes {
+    for (position, change) in batch.changes.iter().enumerate() {
         pgrx::check_for_interrupts!();
+        witness::set_change(Some(position));
         let Some(target) = targets.get_mut(&change.table) else {
             let message = format!("no table with the tag {} is synced (any longer)", change.table);
             return Err(Refusal::new("42P01", message, change.table.to_string()));
@@ -69,6 +71,7 @@ pub fn apply(context: &mut Context<'_>, batch: &Batch) -> Result<Vec<Conflict>, 
         statements.forget();
     }
     set_place(None);
+    witness::set_change(None);
     statements.finish();
     Ok(conflicts)
 }

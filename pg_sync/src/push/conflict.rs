@@ -96,7 +96,7 @@ pub fn of_row(change: &Change, policy: &str, reason: String) -> Conflict {
 }
 
 /// A value as people read it; bytes in hexadecimal, what JSON has no number for as text.
-fn as_json(value: &Value) -> Json {
+pub fn as_json(value: &Value) -> Json {
     match value {
         Value::Null => Json::Null,
         Value::Integer(i) => json!(i),

@@ -7,6 +7,7 @@
 //! - [`merge`], [`delete`]: a change meets a row that is there, or gone
 //! - [`policy`], [`author`], [`conflict`]: what decides where both sides changed the same thing, and what is kept of it
 //! - [`constraints`]: deferred ones are checked batch by batch
+//! - [`witness`]: the row that was in the way; [`content`], [`retry`]: rejected batches as people read them, and again
 //! - [`lease`]: numbers for keys; [`note`]: what triggers may ask about the batch
 //! - [`role`]: whose rights and settings each part runs with
 //!
@@ -17,6 +18,7 @@ mod author;
 mod batch;
 mod conflict;
 mod constraints;
+mod content;
 mod delete;
 mod lease;
 mod merge;
@@ -24,10 +26,12 @@ mod note;
 mod policy;
 mod refusal;
 mod registry;
+mod retry;
 mod role;
 mod statements;
 mod subtransaction;
 mod target;
+mod witness;
 
 use crate::capture::log::set_edited;
 use crate::catalog;
@@ -255,7 +259,12 @@ impl Push {
                 let refusal = Refusal::new("00000", reasons.join("; "), "");
                 (BatchResult { conflicts, ..registry::result(batch.id, Verdict::Merged, refusal) }, goes_on, note)
             }
-            Err(refusal) => (refused(batch.id, refusal), true, note),
+            Err(refusal) => {
+                let witness = witness::of(batch, &refusal, &mut self.targets, self.writer, self.owner);
+                let mut result = refused(batch.id, refusal);
+                result.conflicts.extend(witness);
+                (result, true, note)
+            }
         }
     }
 

@@ -120,11 +120,7 @@ pub fn remember(device: &Device, last: Option<BatchId>, records: &[Record<'_>], 
     let written = Spi::connect_mut(|c| {
         for record in records {
             let BatchResult { id, verdict, code, message, subject, .. } = &record.result;
-            let verdict = match verdict {
-                Verdict::Merged => "merged",
-                Verdict::Rejected => "rejected",
-                _ => "accepted",
-            };
+            let verdict = self::verdict(*verdict);
             let keeps = verdict != "accepted" && !record.repeats;
             let content = keeps.then(|| content(device.id, record.batch)).flatten();
             let answer = (keeps && !record.result.conflicts.is_empty()).then(|| answer(&record.result)).flatten();
@@ -165,6 +161,40 @@ pub fn remember(device: &Device, last: Option<BatchId>, records: &[Record<'_>], 
         Ok::<_, spi::Error>(())
     });
     spi("recording a push", written);
+}
+
+/// A verdict's name in `sync.batch`.
+pub fn verdict(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Accepted => "accepted",
+        Verdict::Merged => "merged",
+        Verdict::Rejected => "rejected",
+        Verdict::Later => "later",
+        Verdict::Held => "held",
+    }
+}
+
+/// Gives a batch another verdict; the one before goes to its attempts.
+pub fn retried(device: Uuid, result: &BatchResult, changed: Option<String>, by: Oid) {
+    let BatchResult { id, verdict, code, message, subject, .. } = result;
+    let answer = (!result.conflicts.is_empty()).then(|| answer(result)).flatten();
+    let sql = "UPDATE sync.batch SET
+            attempts = attempts || jsonb_build_object('until', now(), 'by', $8::oid::regrole::text, 'changed', $9::jsonb,
+                'verdict', verdict, 'code', code, 'message', message, 'subject', subject),
+            verdict = $3, code = $4, message = $5, subject = $6, answer = $7, xid = pg_current_xact_id(), snapshot = pg_current_snapshot()
+        WHERE device = $1 AND number = $2";
+    let arguments = [
+        pg(device).into(),
+        id.number.into(),
+        self::verdict(*verdict).into(),
+        code.as_str().into(),
+        message.as_str().into(),
+        subject.as_str().into(),
+        answer.into(),
+        by.into(),
+        changed.into(),
+    ];
+    spi("recording a retry", Spi::run_with_args(sql, &arguments));
 }
 
 /// The whole batch as it was sent.

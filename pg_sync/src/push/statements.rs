@@ -178,6 +178,19 @@ impl Statements {
         Ok(decoded(&bytes)?.pop().unwrap_or_default())
     }
 
+    /// A text.
+    pub fn text(&mut self, text: &str) -> Result<Parameter, Refusal> {
+        let text = CString::new(text).map_err(|_| Refusal::new("22021", "a text must not contain NUL", ""))?;
+        // SAFETY: the text is copied into our context.
+        let datum = unsafe {
+            let outer = pg_sys::MemoryContextSwitchTo(self.memory);
+            let datum = pg_sys::Datum::from(pg_sys::cstring_to_text(text.as_ptr()));
+            pg_sys::MemoryContextSwitchTo(outer);
+            datum
+        };
+        Ok(Parameter { type_oid: pg_sys::TEXTOID, datum: Some(datum) })
+    }
+
     /// A transaction id, to be compared with a row's xmin.
     pub fn xid(&self, xid: u32) -> Parameter {
         Parameter { type_oid: pg_sys::XIDOID, datum: Some(pg_sys::Datum::from(xid)) }

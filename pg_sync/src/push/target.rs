@@ -133,8 +133,13 @@ impl Target {
 
     /// `WHERE` and the key, whose parameters begin at `$first`.
     pub fn where_key(&self, first: usize) -> String {
+        format!("WHERE {}", self.is_key(first))
+    }
+
+    /// The condition that a row has the key, whose parameters begin at `$first`.
+    pub fn is_key(&self, first: usize) -> String {
         let parts: Vec<String> = self.equal.iter().enumerate().map(|(i, part)| format!("{part}${}", first + i)).collect();
-        format!("WHERE {}", parts.join(" AND "))
+        parts.join(" AND ")
     }
 
     /// Columns quoted, in a list.

@@ -6,5 +6,6 @@ mod leases;
 mod modes;
 mod notes;
 mod phone;
+mod records;
 mod refusals;
 mod rights;

@@ -185,7 +185,7 @@ CREATE TABLE sync.batch (
     content bytea,
     answer  bytea,
     repeats boolean NOT NULL DEFAULT false,
-    role    pg_catalog.regrole,
+    role    text,
     claims  jsonb,
     note    jsonb,
     attempts jsonb NOT NULL DEFAULT '[]',

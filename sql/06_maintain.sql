@@ -87,6 +87,7 @@ BEGIN
     END IF;
     PERFORM sync.move_in();
     PERFORM sync.expire_records();
+    PERFORM sync.prune_history();
     FOR e IN SELECT entry_id FROM sync.entry WHERE state = 'building' ORDER BY entry_id LOOP
         PERFORM sync.build(e);
     END LOOP;

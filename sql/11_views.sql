@@ -47,4 +47,9 @@ GRANT EXECUTE ON FUNCTION sync.create_bucket(text, text, integer), sync.add_tabl
     sync.set_delete_policy(regclass, text) TO sync_admin;
 GRANT EXECUTE ON FUNCTION sync.batch_json(bytea), sync.retry(uuid, bigint, jsonb), sync.discard(uuid, bigint),
     sync.discard_conflict(bigint), sync.keep_records() TO sync_admin;
+GRANT EXECUTE ON FUNCTION sync.keep_history(regclass, interval), sync.drop_history(regclass), sync.history(regclass, text),
+    sync.as_of(regclass, timestamptz), sync.restore_row(regclass, text, timestamptz), sync.restore_batch(uuid, bigint, boolean),
+    sync.history_key(regclass, text), sync.key_condition(regclass, text), sync.current_row(regclass, jsonb),
+    sync.check_reach(regclass, timestamptz), sync.row_at(regclass, jsonb, timestamptz), sync.restore_statements(regclass, jsonb),
+    sync.batch_images(uuid, bigint), sync.constraint_test(regclass, text, oid) TO sync_admin;
 SELECT sync.remember_labels();

@@ -25,13 +25,7 @@ pub fn believed_claims() -> Option<Json> {
     if let Some(claims) = ACTING.with(|a| a.borrow().as_ref().map(|(_, claims)| claims.clone())) {
         return claims;
     }
-    // SAFETY: look-ups of the session's user and of a role by name.
-    let believed = unsafe {
-        let session = pg_sys::GetSessionUserId();
-        let transport = pg_sys::get_role_oid(c"sync_transport".as_ptr(), true);
-        pg_sys::superuser_arg(session) || (transport != pg_sys::InvalidOid && pg_sys::is_member_of_role(session, transport))
-    };
-    if !believed {
+    if !is_believed() {
         return None;
     }
     let text = setting(c"request.jwt.claims").filter(|t| !t.is_empty())?;
@@ -47,6 +41,16 @@ pub fn believed_claims() -> Option<Json> {
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             "request.jwt.claims is not a JSON object: the transport must set it to the verified token's claims",
         ),
+    }
+}
+
+/// Whether the session's claims may be believed.
+fn is_believed() -> bool {
+    // SAFETY: look-ups of the session's user and of a role by name.
+    unsafe {
+        let session = pg_sys::GetSessionUserId();
+        let transport = pg_sys::get_role_oid(c"sync_transport".as_ptr(), true);
+        pg_sys::superuser_arg(session) || (transport != pg_sys::InvalidOid && pg_sys::is_member_of_role(session, transport))
     }
 }
 
@@ -73,8 +77,27 @@ pub fn asking_user() -> String {
             ),
         };
     }
+    outer_user()
+}
+
+/// The name of the role outside of any SECURITY DEFINER function.
+fn outer_user() -> String {
     // SAFETY: the outer user always exists; the name is copied.
     unsafe { CStr::from_ptr(pg_sys::GetUserNameFromId(pg_sys::GetOuterUserId(), false)).to_string_lossy().into_owned() }
+}
+
+/// Who writes, for records: as [`asking_user`], but no writer fails for claims that name nobody.
+pub fn writing_user() -> String {
+    if let Some(user) = ACTING.with(|a| a.borrow().as_ref().map(|(user, _)| user.clone())) {
+        return user;
+    }
+    let claims = setting(c"request.jwt.claims").filter(|_| is_believed());
+    let sub = claims.and_then(|text| serde_json::from_str::<Json>(&text).ok()?.get_mut("sub").map(Json::take));
+    match sub {
+        Some(Json::String(sub)) if !sub.is_empty() => sub,
+        Some(Json::Number(sub)) => sub.to_string(),
+        _ => outer_user(),
+    }
 }
 
 /// The role that push writes as: the claim `role` if the session may take it, else the role outside of this function.

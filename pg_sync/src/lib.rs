@@ -8,6 +8,7 @@
 //! - [`snapshot`]: what a cursor is, and whether it belongs to this history
 //! - [`pull`]: op log and tables -> delta
 //! - [`push`]: batches -> tables
+//! - [`history`]: what rows were, and making them so again
 //!
 //! Bytes from a client go decode -> decide -> write; every message type is in `sync_shared::message`.
 #![deny(unsafe_code)]
@@ -20,6 +21,7 @@ mod capture;
 mod catalog;
 mod error;
 mod expr;
+mod history;
 mod identity;
 mod modes;
 mod pull;

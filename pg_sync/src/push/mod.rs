@@ -22,7 +22,7 @@ mod content;
 mod delete;
 mod lease;
 mod merge;
-mod note;
+pub mod note;
 mod policy;
 mod refusal;
 mod registry;

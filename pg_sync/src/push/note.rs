@@ -43,6 +43,11 @@ fn of<T>(f: impl FnOnce(&Applying) -> Option<T>) -> Option<T> {
     APPLYING.with(|a| a.borrow().as_ref().and_then(f))
 }
 
+/// The device and the number of the batch that is being applied.
+pub fn current() -> Option<(Uuid, i64)> {
+    of(|a| Some((a.device, a.number)))
+}
+
 /// A batch's note as Postgres writes it; None without one.
 pub fn read(batch: &Batch) -> Result<Option<String>, Refusal> {
     if batch.note.is_empty() {

@@ -129,7 +129,7 @@ pub fn remember(device: &Device, last: Option<BatchId>, records: &[Record<'_>], 
                 "INSERT INTO sync.batch (device, number, random, xid, snapshot, user_id, edited, verdict, code, message, subject,
                      content, answer, repeats, role, claims, note)
                  VALUES ($1, $2, $3, pg_current_xact_id(), pg_current_snapshot(), $4, to_timestamp($5 / 1000000.0), $6, $7, $8, $9,
-                     $10, $11, $12, $13::oid::regrole, $14::jsonb, $15::jsonb)",
+                     $10, $11, $12, (SELECT rolname::text FROM pg_roles WHERE oid = $13), $14::jsonb, $15::jsonb)",
                 None,
                 &[
                     pg(device.id).into(),
@@ -179,7 +179,7 @@ pub fn retried(device: Uuid, result: &BatchResult, changed: Option<String>, by: 
     let BatchResult { id, verdict, code, message, subject, .. } = result;
     let answer = (!result.conflicts.is_empty()).then(|| answer(result)).flatten();
     let sql = "UPDATE sync.batch SET
-            attempts = attempts || jsonb_build_object('until', now(), 'by', $8::oid::regrole::text, 'changed', $9::jsonb,
+            attempts = attempts || jsonb_build_object('until', now(), 'by', (SELECT rolname FROM pg_roles WHERE oid = $8), 'changed', $9::jsonb,
                 'verdict', verdict, 'code', code, 'message', message, 'subject', subject),
             verdict = $3, code = $4, message = $5, subject = $6, answer = $7, xid = pg_current_xact_id(), snapshot = pg_current_snapshot()
         WHERE device = $1 AND number = $2";

@@ -60,8 +60,8 @@ fn lock(device: Uuid, number: i64) -> Kept {
     let read = Spi::connect_mut(|c| {
         let device = registry::pg(device);
         c.update("SELECT FROM sync.device WHERE device = $1 FOR UPDATE", None, &[device.into()])?;
-        let sql = "SELECT b.user_id, b.role::oid, r.rolname::text, b.claims::text, b.content, b.verdict
-                   FROM sync.batch b LEFT JOIN pg_roles r ON r.oid = b.role WHERE b.device = $1 AND b.number = $2 FOR UPDATE OF b";
+        let sql = "SELECT b.user_id, r.oid, r.rolname::text, b.claims::text, b.content, b.verdict
+                   FROM sync.batch b LEFT JOIN pg_roles r ON r.rolname = b.role WHERE b.device = $1 AND b.number = $2 FOR UPDATE OF b";
         let mut rows = c.update(sql, Some(1), &[device.into(), number.into()])?;
         let Some(row) = rows.next() else { return Ok(Err("there is no such batch")) };
         if row.get::<&str>(6)? != Some("rejected") {

@@ -7,6 +7,7 @@
 //! - [`hash`]: the canonical hash of a row, content sums, tags and bucket ids
 //! - [`message`]: every message, field by field (`docs/protocol.md` explains them)
 //! - [`envelope`]: the versioned header and compression around a message
+//! - [`undone`]: what rejected batches leave behind in those made on top of them
 //! - [`clock`]: the order of edits made on different devices
 //! - [`limits`], [`error`]: what is refused, and how it is said
 //!
@@ -22,6 +23,7 @@ pub mod keys;
 pub mod limits;
 pub mod message;
 pub mod row;
+pub mod undone;
 pub mod value;
 
 pub use error::{Error, Result};

@@ -1,14 +1,15 @@
 //! The server's answer to a push: verdicts, conflicts, and what a refusal asks for.
 
-use crate::batch::{gap, reject, renumber, signed_in, take_back, ANSWERED, HELD, WAITING};
+use crate::batch::{changes_of, gap, reject, renumber, signed_in, take_back, ANSWERED, HELD, WAITING};
 use crate::error::Result;
 use crate::host::Db;
 use crate::json;
 use crate::keys;
 use crate::meta;
 use crate::order;
-use crate::store::Store;
+use crate::store::{pack_change, unpack_change, Store};
 use sync_shared::message::{BatchResult, PushReply, PushState, Verdict};
+use sync_shared::undone::Undone;
 use sync_shared::ValueRef;
 
 /// Answers without progress in a row, after which the device waits for the next pull.
@@ -88,6 +89,7 @@ fn one_answer(store: &mut Store<'_>, reply: &PushReply, result: &BatchResult, ve
         Verdict::Merged => note(ANSWERED, "merged")?,
         Verdict::Rejected => {
             reject(db, &store.infos, id, &result.code, &result.message, &result.subject)?;
+            rebase_followers(db, id)?;
             store.settle_batch(id)?;
         }
         Verdict::Later => {
@@ -104,6 +106,28 @@ fn one_answer(store: &mut Store<'_>, reply: &PushReply, result: &BatchResult, ve
     }
     keep_conflicts(store, id, result)?;
     Ok(result.verdict != Verdict::Later)
+}
+
+/// Batches that wait behind a rejected one were made on top of values that never were the server's.
+fn rebase_followers(db: Db<'_>, rejected: i64) -> Result<()> {
+    let mut undone = Undone::default();
+    changes_of(db, rejected)?.iter().for_each(|change| undone.add(change));
+    let followers = db.all(
+        "SELECT c.id, c.body FROM main.sync_change c JOIN main.sync_batch b ON b.id = c.batch \
+         WHERE b.state IN (0, 4) AND b.id > ?1 AND EXISTS (SELECT 1 FROM main.sync_change r WHERE r.batch = ?1 AND r.tbl = c.tbl AND r.key = c.key) \
+         ORDER BY c.id",
+        &[ValueRef::Integer(rejected)],
+        |row| Ok((row.integer(0), unpack_change(&row.blob(1))?)),
+    )?;
+    for (id, change) in followers {
+        if let Some(rebased) = undone.rebase(&change) {
+            let body = pack_change(&rebased)?;
+            db.run("UPDATE main.sync_change SET body = ?2 WHERE id = ?1", &[ValueRef::Integer(id), ValueRef::Blob(&body)])?;
+        }
+        // What comes next stands on this one.
+        undone.forget(&change);
+    }
+    Ok(())
 }
 
 fn keep_conflicts(store: &Store<'_>, batch: i64, result: &BatchResult) -> Result<()> {

@@ -44,9 +44,11 @@ use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
 use refusal::Refusal;
 use registry::{Device, Known, Record};
+use std::borrow::Cow;
 use std::collections::HashMap;
 use sync_shared::hash::Tag;
 use sync_shared::message::{Batch, BatchId, BatchResult, PushReply, PushRequest, PushState, Verdict};
+use sync_shared::undone::Undone;
 use sync_shared::{clock, envelope};
 use target::Target;
 
@@ -105,6 +107,7 @@ fn answer(request: &PushRequest, user: String, writer: Oid, claims: Option<Strin
         targets,
         known,
         modes: None,
+        undone: Undone::default(),
         last: device.last,
         device,
     };
@@ -167,6 +170,8 @@ struct Push {
     known: HashMap<[u8; 16], Known>,
     /// Read with the first batch.
     modes: Option<Modes>,
+    /// What the batches of this push that were rejected would have written.
+    undone: Undone,
     last: Option<BatchId>,
 }
 
@@ -193,8 +198,10 @@ impl Push {
                 break;
             }
             let edited = clock::bounded(batch.edited, now());
+            let rebased = self.rebase(batch);
             if let Some(result) = known {
                 let result = BatchResult { id, ..result };
+                self.note_outcome(&rebased, result.verdict);
                 if id.number > last {
                     records.push(Record { batch, result: result.clone(), edited, repeats: true, note: None });
                     self.last = Some(id);
@@ -210,7 +217,8 @@ impl Push {
                 waits = Some(Refusal::new("28000", message, ""));
                 continue;
             }
-            let (result, goes_on, note) = self.take(batch, edited);
+            let (result, goes_on, note) = self.take(&rebased, edited);
+            self.note_outcome(&rebased, result.verdict);
             if result.verdict == Verdict::Later {
                 let message = format!("waits behind batch {}: {}", id.number, result.message);
                 waits = Some(Refusal::new(&result.code, message, ""));
@@ -231,6 +239,24 @@ impl Push {
             conflict::remember(self.device.id, conflicts, &self.targets);
         });
         (self.device, (state.0, state.1, self.last, results))
+    }
+
+    /// The batch as it would be without those of this push that were rejected.
+    fn rebase<'b>(&self, batch: &'b Batch) -> Cow<'b, Batch> {
+        let mut rebased = Cow::Borrowed(batch);
+        for (i, change) in batch.changes.iter().enumerate() {
+            if let Some(change) = self.undone.rebase(change) {
+                rebased.to_mut().changes[i] = change;
+            }
+        }
+        rebased
+    }
+
+    fn note_outcome(&mut self, batch: &Batch, verdict: Verdict) {
+        match verdict {
+            Verdict::Rejected => batch.changes.iter().for_each(|change| self.undone.add(change)),
+            _ => batch.changes.iter().for_each(|change| self.undone.forget(change)),
+        }
     }
 
     /// Applies a batch that is next. Also answers whether another may follow in this transaction, and the note that was read.

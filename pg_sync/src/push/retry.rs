@@ -99,6 +99,7 @@ fn again(id: Uuid, kept: Kept, changed: Option<Json>, caller: Oid, owner: Oid) -
         targets: pinned(|| target::of(&request, writer)),
         known: HashMap::new(),
         modes: None,
+        undone: Default::default(),
         last: None,
         device,
     };

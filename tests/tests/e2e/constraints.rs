@@ -2,6 +2,7 @@
 
 use postgres::Client;
 use sync_tests::compare::{assert_alike, assert_same, assert_verified, server_rows};
+use sync_tests::device::server_push;
 use sync_tests::{Cluster, Database, Device};
 
 const NONE: Vec<Vec<String>> = Vec::new();
@@ -97,6 +98,39 @@ fn a_check_refuses_one_transaction_and_those_around_it_go_on() {
     assert_eq!(all.ann.value("SELECT coins FROM purse"), "6");
 }
 
+#[test]
+fn what_follows_a_refused_write_is_no_conflict_with_it() {
+    let mut all = world(
+        "CREATE TABLE purse (id int PRIMARY KEY, coins int CHECK (coins >= 0), note text);
+         INSERT INTO purse SELECT i, 10, 'full' FROM generate_series(1, 4) i;
+         SELECT sync.set_policy('purse', 'server_wins')",
+        &["purse"],
+    );
+    // Corrected before anything was sent, and deleted.
+    for write in
+        ["coins = -5, note = 'a' WHERE id < 3", "coins = -6 WHERE id = 1", "coins = 6 WHERE id = 1", "note = 'b' WHERE id = 1"]
+    {
+        all.ann.run(&format!("UPDATE purse SET {write}"));
+    }
+    all.ann.run("DELETE FROM purse WHERE id = 2");
+    // Corrected and deleted before the answer came.
+    all.ann.run("UPDATE purse SET coins = -7 WHERE id > 2");
+    let batches = all.ann.pending_ops().expect("something waits");
+    let answer = server_push(&mut all.server, &all.ann.user, &batches).expect("a push");
+    all.ann.run("UPDATE purse SET coins = 7 WHERE id = 3");
+    all.ann.run("DELETE FROM purse WHERE id = 4");
+    all.ann.apply(&answer).expect("the answer");
+    all.check();
+    assert_eq!(all.server_rows("SELECT id, coins, note FROM purse ORDER BY id"), [["1", "6", "b"], ["3", "7", "full"]]);
+    assert_eq!((refused(&all.ann).len(), all.ann.rows("SELECT * FROM sync_conflicts")), (3, NONE));
+    // What somebody else changed meanwhile still is one.
+    all.ann.run("UPDATE purse SET coins = -8 WHERE id = 3");
+    all.ann.run("UPDATE purse SET coins = 8 WHERE id = 3");
+    all.db.run("UPDATE purse SET coins = 99 WHERE id = 3");
+    all.check();
+    assert_eq!(all.ann.rows("SELECT coins FROM purse WHERE id = 3"), [["99"]]);
+}
+
 const FAMILY: &str = "
     CREATE TABLE parent (id int PRIMARY KEY, name text);
     CREATE TABLE child (id int PRIMARY KEY, parent int CONSTRAINT of_parent REFERENCES parent {deferrable}, name text);
@@ -189,7 +223,7 @@ fn a_trigger_that_raises_refuses_with_its_own_words() {
          INSERT INTO post VALUES (1, 'open', 0), (2, 'shut', 1), (3, 'shut', 1)",
         &["post"],
     );
-    all.ann.run("UPDATE post SET body = 'edited' WHERE id < 3");
+    all.ann.run("UPDATE post SET body = 'edited'");
     all.ann.run("DELETE FROM post WHERE id = 3");
     all.ann.run("UPDATE post SET body = 'edited alone' WHERE id = 1");
     all.check();

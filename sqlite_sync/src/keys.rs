@@ -85,10 +85,14 @@ const TAKE: &str = "UPDATE main.sync_lease SET remaining = remaining - 1, next =
 /// The next leased number of a table, which is not given again; `own` is what the row has that it is for. None: there is none.
 fn take(store: &mut Store<'_>, at: usize, own: Option<i64>) -> Result<Option<i64>> {
     let db = store.db;
+    let id = store.infos[at].id;
+    let sql = "SELECT EXISTS (SELECT 1 FROM main.sync_change c JOIN main.sync_batch b ON b.id = c.batch \
+               WHERE c.tbl = ?1 AND c.key = ?2 AND b.state IN (0, 1, 4))";
     loop {
-        let Some(next) = db.first(TAKE, &[ValueRef::Integer(store.infos[at].id)], |r| Ok(r.integer(0)))? else { return Ok(None) };
-        // The application may have used a number that it was not given.
-        if own == Some(next) || store.visible(at, &Key(vec![Value::Integer(next)]))?.is_none() {
+        let Some(next) = db.first(TAKE, &[ValueRef::Integer(id)], |r| Ok(r.integer(0)))? else { return Ok(None) };
+        // Another row may have it, or have had it: the application took it unasked, or SQLite chose it.
+        let used = || db.number(sql, &[ValueRef::Integer(id), ValueRef::Integer(next)]);
+        if own == Some(next) || (store.visible(at, &Key(vec![Value::Integer(next)]))?.is_none() && used()? == 0) {
             return Ok(Some(next));
         }
     }

@@ -8,9 +8,9 @@ use crate::error::Result;
 use crate::host::Db;
 use crate::store::{unpack_change, Store};
 use crate::table::Key;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use sync_shared::message::{Change, ChangeKind, Reference};
-use sync_shared::{Value, ValueRef};
+use sync_shared::{row, Value, ValueRef};
 
 /// Batches that are still to be sent and have no number.
 const UNNUMBERED: &str = "b.state IN (0, 4) AND b.number IS NULL";
@@ -56,13 +56,7 @@ pub fn set_keyless(db: Db<'_>, id: i64, waits: i64) -> Result<()> {
 
 /// Whether a batch has to follow one that waits for a number of the server's.
 pub fn depends_on_keyless(store: &mut Store<'_>, id: i64) -> Result<bool> {
-    for before in dependencies(store, id, UNNUMBERED)? {
-        let sql = "SELECT keyless FROM main.sync_batch WHERE id = ?1";
-        if store.db.number(sql, &[ValueRef::Integer(before)])? != 0 {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    Ok(!dependencies(store, id, &format!("{UNNUMBERED} AND b.keyless > 0"))?.is_empty())
 }
 
 /// Looks at every batch without a number: those that depend on one that waits for a number of the server's wait too.
@@ -78,14 +72,13 @@ pub fn hold_dependents(store: &mut Store<'_>) -> Result<()> {
 
 /// Moves what `id` depends on to its place, and what these depend on.
 fn lift(store: &mut Store<'_>, id: i64, place: i64) -> Result<()> {
+    let behind = format!("{MOVABLE} AND b.place > {place}");
     let mut open = vec![id];
     while let Some(id) = open.pop() {
-        for before in dependencies(store, id, MOVABLE)? {
+        for before in dependencies(store, id, &behind)? {
             let binds = [ValueRef::Integer(before), ValueRef::Integer(place)];
-            store.db.run("UPDATE main.sync_batch SET place = ?2 WHERE id = ?1 AND place > ?2", &binds)?;
-            if store.db.changes() > 0 {
-                open.push(before);
-            }
+            store.db.run("UPDATE main.sync_batch SET place = ?2 WHERE id = ?1", &binds)?;
+            open.push(before);
         }
     }
     Ok(())
@@ -162,19 +155,19 @@ fn leavers(store: &mut Store<'_>, id: i64, gone: &[&Change], which: &str, found:
     );
     for at in 0..store.infos.len() {
         for reference in &store.infos[at].table.references {
-            let parents: Vec<_> = gone.iter().filter(|c| c.table == reference.table).map(|c| &c.key).collect();
+            let parents: HashSet<_> = gone.iter().filter(|c| c.table == reference.table).map(|c| row::encode(&c.key)).collect();
             if parents.is_empty() {
                 continue;
             }
             let binds = [ValueRef::Integer(id), ValueRef::Integer(store.infos[at].id)];
-            store.db.prepare(&sql)?.each(&binds, |row| {
-                let change = unpack_change(&row.blob(1))?;
+            store.db.prepare(&sql)?.each(&binds, |found_row| {
+                let change = unpack_change(&found_row.blob(1))?;
                 let named = |values: &[Value]| {
                     let key: Option<Vec<Value>> = values_of(store, at, reference, &change, values).into_iter().collect();
-                    key.is_some_and(|key| parents.contains(&&key))
+                    key.is_some_and(|key| parents.contains(&row::encode(&key)))
                 };
                 if named(&change.old) || named(&change.new) {
-                    found.insert(row.integer(0));
+                    found.insert(found_row.integer(0));
                 }
                 Ok(true)
             })?;

@@ -175,3 +175,22 @@ fn a_reader_never_sees_a_write_come_undone() {
     assert_eq!(server_rows(&mut server, "SELECT title, n FROM orders"), [["counted 39", "40"]]);
     assert_same(&ann, &mut server, "SELECT title, n FROM orders");
 }
+
+#[test]
+fn a_revoked_device_keeps_its_writes_until_it_may_sync_again() {
+    let database = shop();
+    let mut server = database.connect();
+    let ann = device(&mut server, "ann");
+    server.batch_execute("UPDATE sync.device SET revoked = now()").expect("revoked");
+    ann.run("INSERT INTO orders (title) VALUES ('waits')");
+    ann.push(&mut server);
+    assert!(ann.value("SELECT value FROM sync_status WHERE name = 'notice'").contains("revoked"));
+    assert_eq!(ann.value("SELECT state FROM sync_pending"), "waiting");
+    assert!(ann.pending_ops().is_none());
+    server.batch_execute("UPDATE sync.device SET revoked = NULL").expect("trusted again");
+    ann.pull(&mut server);
+    assert_eq!(ann.rows("SELECT value FROM sync_status WHERE name = 'notice' AND value IS NOT NULL"), Vec::<Vec<String>>::new());
+    ann.sync(&mut server);
+    assert_same(&ann, &mut server, "SELECT id, title FROM orders");
+    assert_eq!(server_value(&mut server, "SELECT title FROM orders"), "waits");
+}

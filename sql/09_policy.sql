@@ -291,7 +291,8 @@ COMMENT ON FUNCTION sync.merge_sets(jsonb, jsonb, jsonb) IS 'JSON arrays as sets
 
 CREATE VIEW sync.policies AS
 SELECT p.relid::regclass AS "table", a.attname AS "column", p.event, p.policy,
-    (SELECT s.handler FROM sync.policies_of(ARRAY[p.relid]) s WHERE s.attnum = p.attnum AND s.event = p.event) AS handler,
+    coalesce((SELECT format('%I.%I(jsonb)', n.nspname, f.proname) FROM pg_proc f JOIN pg_namespace n ON n.oid = f.pronamespace
+        WHERE f.oid = p.handler), p.handler_name) AS handler,
     CASE WHEN p.policy = 'keep_both' AND p.link IS NULL THEN '{"as": "record"}'
         WHEN p.policy = 'keep_both' THEN jsonb_build_object('as', 'row', 'link', l.attname) ELSE '{}' END AS options
 FROM sync.policy p

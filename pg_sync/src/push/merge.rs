@@ -9,7 +9,7 @@ use super::statements::Parameter;
 use super::subtransaction::set_column;
 use crate::capture::definition::changed_bit;
 use crate::expr::quote;
-use sync_shared::message::{ChangeKind, Conflict};
+use sync_shared::message::{ChangeKind, Conflict, TableMode};
 use sync_shared::Value;
 
 /// A column that the device wants to be something else than it is.
@@ -47,7 +47,8 @@ impl Row<'_> {
                 RowPolicy::Columns(policy) => own.or(Some(policy)),
                 _ => own,
             };
-            let counts = own == Some(ColumnPolicy::Counter);
+            // A row that only comes in once has nothing to count on.
+            let counts = own == Some(ColumnPolicy::Counter) && self.target.table.mode != TableMode::InsertOnly;
             match (self.weigh(&mut trace, key, wish, theirs, counts)?, policy) {
                 (None, _) => {}
                 (Some(weighed), Some(policy)) => set.extend(self.decide_column(policy, weighed)?),

@@ -176,6 +176,16 @@ fn two_inserts_of_one_row_are_added() {
 }
 
 #[test]
+fn an_insert_only_row_that_comes_again_is_not_counted_again() {
+    let (db, mut server) = counters(ZEROS);
+    db.run("SELECT sync.set_mode('note', 'insert_only')");
+    for user in ["ann", "bob"] {
+        Phone::new(user).accepted(&mut server, insert("note", 2, &[("n", int(1))]));
+    }
+    assert_eq!(server_value(&mut server, "SELECT n FROM note WHERE id = 2"), "1");
+}
+
+#[test]
 fn the_greatest_and_the_smallest_stay() {
     let db = Cluster::shared().database();
     db.run(

@@ -89,7 +89,7 @@ fn the_view_lists_what_is_declared() {
     assert_eq!(
         server_rows(&mut server, list),
         [
-            ["note", "∅", "change", "custom", "public.decide", "{}"],
+            ["note", "∅", "change", "custom", "public.decide(jsonb)", "{}"],
             ["note", "∅", "delete", "delete_wins", "∅", "{}"],
             ["note", "tags", "change", "set", "∅", "{}"],
             ["note", "likes", "change", "max", "∅", "{}"],
@@ -104,7 +104,7 @@ fn the_view_lists_what_is_declared() {
     assert_eq!(
         server_rows(&mut server, list),
         [
-            ["memo", "∅", "change", "custom", "public.judge", "{}"],
+            ["memo", "∅", "change", "custom", "public.judge(jsonb)", "{}"],
             ["memo", "∅", "delete", "delete_wins", "∅", "{}"],
             ["memo", "hearts", "change", "max", "∅", "{}"],
         ]
@@ -132,7 +132,7 @@ fn only_the_tables_owner_declares_policies() {
     }
     db.run(&format!("ALTER TABLE note OWNER TO {role}"));
     server.batch_execute("SELECT sync.set_policy('note', 'reject')").expect("the owner declares");
-    assert_eq!(server_value(&mut server, "SELECT policy FROM sync.policies"), "reject");
+    assert_eq!(server_value(&mut server, "SELECT policy || options FROM sync.policies WHERE handler IS NULL"), "reject{}");
 }
 
 #[test]

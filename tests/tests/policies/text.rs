@@ -167,7 +167,7 @@ fn nothing_is_made_up_and_only_overlapping_edits_are_lost() {
 #[test]
 fn large_texts_are_merged_and_too_large_ones_decided_by_the_later_edit() {
     let (_db, mut server) = texts();
-    let base: Vec<String> = (0..40_000).map(|i| format!("line {} of a long text", i % 977)).collect();
+    let base: Vec<String> = (0..40_000).map(|i| format!("line {i} of a long text")).collect();
     let (mut theirs, mut mine) = (base.clone(), base.clone());
     for i in (0..39_990).step_by(7) {
         theirs[i] += " theirs";
@@ -176,13 +176,18 @@ fn large_texts_are_merged_and_too_large_ones_decided_by_the_later_edit() {
     let (body, result) = merged(&mut server, true, &base.join("\n"), &theirs.join("\n"), &mine.join("\n"));
     assert!(!result.message.contains("later edit"), "{}", result.message);
     assert_eq!((body.matches(" theirs").count(), body.matches(" mine").count()), (5713, 5713));
-    // One line of a megabyte, and one without anything in common.
+    // One line of a megabyte, one without anything in common, and lines that are too much alike to be compared.
     let words: String = (0..200_000).map(|i| format!("w{} ", i % 5000)).collect();
     let (body, _) = merged(&mut server, true, &words, &format!("theirs {words}"), &format!("{words}mine"));
     assert!(body.starts_with("theirs ") && body.ends_with("mine"));
     let other: String = (0..100_000).map(|i| format!("x{i}\n")).collect();
     let (body, _) = merged(&mut server, true, &words, &other, &other.replace('x', "y"));
     assert!(body.starts_with("y0\n"));
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut letters = || (0..200_000).map(|_| if random.bool() { "a\n" } else { "b\n" }).collect::<String>();
+    let (theirs, mine) = (letters(), letters() + "c");
+    let (body, result) = merged(&mut server, true, &letters(), &theirs, &mine);
+    assert!(body == mine && result.message.contains("the later edit stays"));
     let long = "a ".repeat(3 << 20);
     let (body, result) = merged(&mut server, false, &long, &format!("{long}theirs"), &format!("mine {long}"));
     assert!(body.ends_with("theirs") && result.message.contains("is not later"), "{}", result.message);

@@ -2,11 +2,12 @@
 //!
 //! # Layout
 //! - this file: what is declared, read once for each push
-//! - [`counter`], [`set`], [`text`]: policies of a column that join both sides' changes into one value
+//! - [`counter`], [`set`], [`text`] (with [`diff`]): policies of a column that join both sides' changes into one value
 //! - [`keep_both`], [`custom`]: policies of a whole row that need more than a choice
 
 pub mod counter;
 pub mod custom;
+mod diff;
 pub mod keep_both;
 pub mod set;
 pub mod text;
@@ -150,8 +151,10 @@ impl Policies {
 pub fn read(relations: &[Oid]) -> HashMap<Oid, Policies> {
     let read = Spi::connect(|client| {
         let mut found: HashMap<Oid, Policies> = HashMap::new();
-        let sql =
-            "SELECT relid, attnum, event, policy, handler, handler_name, fresh, link, collated_by FROM sync.policies_of($1)";
+        // Where none is declared the function is not even called.
+        let sql = "SELECT f.relid, f.attnum, f.event, f.policy, f.handler, f.handler_name, f.fresh, f.link, f.collated_by
+             FROM (SELECT p.relid FROM sync.policy p WHERE p.relid = ANY ($1) LIMIT 1) AS declared
+             CROSS JOIN LATERAL sync.policies_of(CASE WHEN declared.relid IS NOT NULL THEN $1 END) AS f";
         for row in client.select(sql, None, &[relations.to_vec().into()])? {
             let policies = found.entry(row.get::<Oid>(1)?.unwrap_or(Oid::INVALID)).or_default();
             let attnum = row.get::<i16>(2)?.unwrap_or_default();

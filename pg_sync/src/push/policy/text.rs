@@ -1,10 +1,12 @@
 //! Long text, merged three ways: by lines, and where both changed the same lines, by words.
 
-use imara_diff::{Algorithm, Diff, InternedInput};
+use super::diff::{edits, Budget, Edit};
 use std::ops::Range;
 
 /// Together longer than this, three texts are not compared.
 const LONGEST: usize = 12 << 20;
+/// For one merge: well under a second.
+const PAIRS: u64 = 150_000_000;
 
 /// Both sides' changes in one text.
 pub struct Merged {
@@ -19,22 +21,23 @@ pub fn merge(base: &str, theirs: &str, mine: &str, mine_later: bool) -> Option<M
         return None;
     }
     let [base, theirs, mine] = [base, theirs, mine].map(|text| text.split('\n').collect::<Vec<_>>());
+    let mut budget = Budget(PAIRS);
     let mut lines: Vec<String> = Vec::new();
     let mut overlaps = false;
-    for part in parts(&base, &theirs, &mine) {
+    for part in parts(&base, &theirs, &mine, &mut budget) {
         match part {
             Ok(settled) => lines.extend(settled.iter().map(|&line| line.to_owned())),
-            Err(part) => overlaps |= part.settle(mine_later, &mut lines),
+            Err(part) => overlaps |= part.settle(mine_later, &mut budget, &mut lines),
         }
     }
     Some(Merged { text: lines.join("\n"), overlaps })
 }
 
 /// None where both changed the same words: a mixture of both would say what neither meant.
-fn by_words(texts: &[String; 3]) -> Option<String> {
+fn by_words(texts: &[String; 3], budget: &mut Budget) -> Option<String> {
     let [base, theirs, mine] = texts.each_ref().map(|text| words(text));
     let mut merged = String::new();
-    for part in parts(&base, &theirs, &mine) {
+    for part in parts(&base, &theirs, &mine, budget) {
         part.ok()?.iter().for_each(|word| merged.push_str(word));
     }
     Some(merged)
@@ -71,7 +74,7 @@ struct Part<'a, 't> {
 
 impl Part<'_, '_> {
     /// Settles lines. Answers whether edits overlap, so that the later one's had to be taken.
-    fn settle(&self, mine_later: bool, lines: &mut Vec<String>) -> bool {
+    fn settle(&self, mine_later: bool, budget: &mut Budget, lines: &mut Vec<String>) -> bool {
         let Part { base, theirs, mine } = self;
         let mut take = |taken: &[&str]| lines.extend(taken.iter().map(|&line| line.to_owned()));
         if base.is_empty() {
@@ -83,7 +86,7 @@ impl Part<'_, '_> {
         // Without lines there is no text, not even an empty one.
         let merged = match theirs.is_empty() || mine.is_empty() {
             true => None,
-            false => by_words(&[base, theirs, mine].map(|lines| lines.join("\n"))),
+            false => by_words(&[base, theirs, mine].map(|lines| lines.join("\n")), budget),
         };
         if let Some(merged) = merged {
             lines.push(merged);
@@ -99,7 +102,7 @@ impl Part<'_, '_> {
                 } else if theirs == base {
                     lines.push(mine[0].to_owned());
                 } else {
-                    overlaps |= Part { base, theirs, mine }.settle(mine_later, lines);
+                    overlaps |= Part { base, theirs, mine }.settle(mine_later, budget, lines);
                 }
             }
             return overlaps;
@@ -110,9 +113,14 @@ impl Part<'_, '_> {
 }
 
 /// The texts from beginning to end: tokens that are settled, and places that both changed.
-fn parts<'a, 't>(base: &'a [&'t str], theirs: &'a [&'t str], mine: &'a [&'t str]) -> Vec<Result<&'a [&'t str], Part<'a, 't>>> {
+fn parts<'a, 't>(
+    base: &'a [&'t str],
+    theirs: &'a [&'t str],
+    mine: &'a [&'t str],
+    budget: &mut Budget,
+) -> Vec<Result<&'a [&'t str], Part<'a, 't>>> {
     let mut parts = Vec::new();
-    let (mut server, mut device) = (Side::new(base, theirs), Side::new(base, mine));
+    let (mut server, mut device) = (Side::new(base, theirs, budget), Side::new(base, mine, budget));
     let mut at = 0;
     while let Some(mut place) = earlier(server.next(), device.next()) {
         parts.push(Ok(&base[at..place.start]));
@@ -140,18 +148,13 @@ fn earlier(a: Option<Range<usize>>, b: Option<Range<usize>>) -> Option<Range<usi
 struct Side<'a, 't> {
     tokens: &'a [&'t str],
     /// Places in base, and what stands there now.
-    edits: Vec<(Range<usize>, Range<usize>)>,
+    edits: Vec<Edit>,
     done: usize,
 }
 
 impl<'a, 't> Side<'a, 't> {
-    fn new(base: &[&'t str], tokens: &'a [&'t str]) -> Self {
-        let mut input = InternedInput::default();
-        input.update_before(base.iter().copied());
-        input.update_after(tokens.iter().copied());
-        let diff = Diff::compute(Algorithm::Histogram, &input);
-        let range = |r: Range<u32>| r.start as usize..r.end as usize;
-        Side { tokens, edits: diff.hunks().map(|hunk| (range(hunk.before), range(hunk.after))).collect(), done: 0 }
+    fn new(base: &[&'t str], tokens: &'a [&'t str], budget: &mut Budget) -> Self {
+        Side { tokens, edits: edits(base, tokens, budget), done: 0 }
     }
 
     fn next(&self) -> Option<Range<usize>> {

@@ -125,6 +125,7 @@ BEGIN
         PERFORM sync.table_changed(rel, forced => true);
     END LOOP;
     PERFORM sync.unpack();
+    UPDATE sync.policy SET handler = to_regprocedure(handler_name), home = here WHERE handler_name IS NOT NULL AND home <> here;
 END
 $$;
 COMMENT ON FUNCTION sync.move_in() IS 'Makes rules and capture anew in a database that was restored, copied or upgraded; called by maintain.';

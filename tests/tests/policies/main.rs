@@ -10,6 +10,7 @@ mod policies {
     mod custom;
     mod declare;
     mod deletes;
+    mod document;
     mod keep_both;
     mod pair;
     mod set;

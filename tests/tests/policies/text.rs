@@ -185,7 +185,7 @@ fn large_texts_are_merged_and_too_large_ones_decided_by_the_later_edit() {
     assert!(body.starts_with("y0\n"));
     let mut random = fastrand::Rng::with_seed(7);
     let mut letters = || (0..200_000).map(|_| if random.bool() { "a\n" } else { "b\n" }).collect::<String>();
-    let (theirs, mine) = (letters(), letters() + "c");
+    let (theirs, mine) = (letters(), letters() + "c\nc");
     let (body, result) = merged(&mut server, true, &letters(), &theirs, &mine);
     assert!(body == mine && result.message.contains("the later edit stays"));
     let long = "a ".repeat(3 << 20);

@@ -20,6 +20,8 @@ pub const WAITING: i64 = 0;
 pub const ANSWERED: i64 = 1;
 pub const HELD: i64 = 4;
 
+/// Complete snapshots without an answered batch, after which it is sent again: a standby may be a little late.
+const MISSED: i64 = 3;
 /// Bytes of a batch on the wire beside its changes, at most.
 const BATCH_FRAME: usize = 512;
 /// After this long without a push an empty one renews the lease, in microseconds.
@@ -307,6 +309,19 @@ pub fn is_own(db: Db<'_>, last: &BatchId) -> Result<bool> {
         // Discarded or expired, if this file gave the number at all.
         None => Ok(last.number <= meta::number(db, "last_number")?),
     }
+}
+
+/// Answered batches that complete snapshots do not include, several times in a row: the server lost them in a crash, or the answer
+/// was an old one, about a history that is gone. They are sent again; if the server has them after all it knows their random bytes.
+pub fn ask_again(db: Db<'_>, last: i64) -> Result<()> {
+    let missing = "state = 1 AND (number IS NULL OR number > ?1)";
+    let last = [ValueRef::Integer(last)];
+    let any = db.number(&format!("SELECT EXISTS (SELECT 1 FROM main.sync_batch WHERE {missing})"), &last)? != 0;
+    let times = if any { meta::number(db, "missed")? + 1 } else { 0 };
+    if times >= MISSED {
+        db.run(&format!("UPDATE main.sync_batch SET state = 0 WHERE {missing}"), &last)?;
+    }
+    meta::set_number(db, "missed", times % MISSED)
 }
 
 /// Lets go of confirmed batches whose time is over.

@@ -13,7 +13,7 @@ use crate::store::{Place, Store};
 use crate::table::Key;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use sync_shared::hash::{self, BucketId, ContentSum, RowHash};
-use sync_shared::message::{Bucket, Delta, EntryId, PartChanges, PartSum};
+use sync_shared::message::{BatchId, Bucket, Delta, EntryId, PartChanges, PartSum};
 use sync_shared::{row, Value, ValueRef};
 
 /// A bucket is no longer fetched again after this many wrong sums in a row.
@@ -324,14 +324,8 @@ impl<'s, 'c> Publish<'s, 'c> {
                 self.store.set_shadow(at, &key, None, Some(&reason))?;
             }
         }
-        if let (true, Some(last)) = (delta.complete, &delta.last_batch) {
-            if batch::is_own(self.db, last)? {
-                for id in batch::confirmed(self.db, last)? {
-                    self.store.settle_batch(id)?;
-                }
-            } else {
-                answer::forked(self.store)?;
-            }
+        if delta.complete {
+            self.confirm(delta.last_batch.as_ref())?;
         }
         for (at, key) in std::mem::take(&mut self.dirty) {
             self.store.settle(at, &Key(row::decode(&key)?))?;
@@ -344,6 +338,19 @@ impl<'s, 'c> Publish<'s, 'c> {
             save.run(&[ValueRef::Integer(part.id), ValueRef::Integer(part.sum.sum), ValueRef::Integer(part.sum.count)])?;
         }
         Ok(())
+    }
+
+    /// A complete snapshot says how far it includes this device's own batches.
+    fn confirm(&mut self, last: Option<&BatchId>) -> Result<()> {
+        if let Some(last) = last {
+            if !batch::is_own(self.db, last)? {
+                return answer::forked(self.store);
+            }
+            for id in batch::confirmed(self.db, last)? {
+                self.store.settle_batch(id)?;
+            }
+        }
+        batch::ask_again(self.db, last.map_or(0, |l| l.number))
     }
 
     /// Buckets that are not this device's any more although no page said so, since the server did not know of them: one that left

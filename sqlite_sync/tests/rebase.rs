@@ -204,6 +204,23 @@ fn a_last_batch_that_was_discarded_still_confirms_those_before_it() {
 }
 
 #[test]
+fn a_batch_that_the_server_lost_after_its_answer_is_sent_again() {
+    let device = Device::with(&[row(1, "a")]);
+    device.run("UPDATE notes SET title = 'x'");
+    let sent = device.push();
+    device.answer(&sent, Verdict::Accepted);
+    for _ in 0..2 {
+        device.apply(&page(&[]).publish().known());
+        assert!(device.push().is_empty(), "a standby may be a little late");
+    }
+    device.apply(&page(&[]).publish().known());
+    assert_eq!(device.push(), sent);
+    device.answer(&sent, Verdict::Accepted);
+    device.apply(&page(&[row(1, "x")]).publish().known().confirm(&sent[0]));
+    assert_eq!(device.number("SELECT count(*) FROM sync_pending"), 0);
+}
+
+#[test]
 fn a_copied_file_takes_a_new_identity() {
     let device = Device::with(&[row(1, "a")]);
     device.run("UPDATE notes SET title = 'x'");

@@ -204,9 +204,9 @@ impl Peer {
         encode(&push).expect("a push can be written")
     }
 
-    /// Whether local writes were not sent yet.
+    /// Whether local writes are not confirmed yet.
     pub fn waits(&self) -> bool {
-        self.device.value("SELECT count(*) FROM sync_pending WHERE state = 'waiting'") != "0"
+        self.device.value("SELECT count(*) FROM sync_pending") != "0"
     }
 
     /// The whole loop; with a bad network it may end early.

@@ -279,10 +279,11 @@ impl<'a> Script<'a> {
             self.end_slow(&last);
         }
         self.facts = Facts::read(&mut self.server);
-        // A batch that was answered `later` waits for the next round; when nobody waits any more, the last round brings the rest.
+        // A batch that was answered `later` waits for the next round, one that the server lost is sent again after some; when nobody
+        // waits any more, the last round brings the rest.
         let mut last = false;
         for round in 0.. {
-            assert!(round < 6, "batches still wait after {round} rounds with a good network");
+            assert!(round < 10, "batches still wait after {round} rounds with a good network");
             for peer in &mut self.peers {
                 peer.cut = Cut::No;
                 let calm = self.kind.is_calm() && !self.resync;

@@ -155,6 +155,9 @@ CREATE TABLE sync.mark (
 COMMENT ON TABLE sync.mark IS 'Random witnesses of this history: a cursor names the last one it has seen.';
 -- Where the extension was dropped and made again, or came out of a dump, nothing older is of this history.
 INSERT INTO sync.mark (random, at) VALUES (pg_catalog.gen_random_uuid(), pg_catalog.now());
+-- A database made from this one as its template copies how many numbers the sequence may still give without a word in the write-ahead
+-- log, and a crash would make it give them twice: it has none to give.
+SELECT pg_catalog.setval('sync.mark_id_seq', 1);
 
 -- Devices -------------------------------------------------------------------------------------------------------------------
 

@@ -112,7 +112,7 @@ BEGIN
         DELETE FROM sync.base b WHERE b.sum = 0 AND b.count = 0
             AND NOT EXISTS (SELECT FROM sync.op o WHERE o.bucket = b.bucket AND o.entry = b.entry);
     END IF;
-    INSERT INTO sync.mark (random, at) VALUES (gen_random_uuid(), now());
+    INSERT INTO sync.mark (random, at) VALUES (gen_random_uuid(), now()) ON CONFLICT DO NOTHING;
     -- Renamed roles and schemas tell nobody.
     PERFORM sync.pack();
 END

@@ -21,6 +21,7 @@ pub const MISSES: i64 = 3;
 
 struct Part {
     id: i64,
+    table: i64,
     sum: ContentSum,
     dirty: bool,
 }
@@ -37,6 +38,8 @@ pub struct Publish<'s, 'c> {
     leaving: HashSet<Place>,
     /// Rows whose visible version is to be made anew.
     dirty: HashSet<Place>,
+    /// Parts that the pages spoke of.
+    named: HashSet<(i64, EntryId)>,
     shadows: bool,
     enter: Statement<'c>,
     rehash: Statement<'c>,
@@ -66,6 +69,7 @@ impl<'s, 'c> Publish<'s, 'c> {
             old: HashMap::new(),
             leaving: HashSet::new(),
             dirty: HashSet::new(),
+            named: HashSet::new(),
             rows: 0,
             tables: BTreeSet::new(),
         })
@@ -74,17 +78,7 @@ impl<'s, 'c> Publish<'s, 'c> {
     /// Applies one page.
     pub fn page(&mut self, delta: &Delta) -> Result<()> {
         let gone = self.gone_parts(delta)?;
-        for (part, entry) in self.with_rows(&gone)? {
-            let places = self.old.remove(&(part, entry)).unwrap_or_default();
-            self.leave_all((part, entry), places)?;
-        }
-        for (bucket, entry) in gone {
-            self.parts.remove(&(bucket, entry));
-            self.db.run(
-                "DELETE FROM main.sync_part WHERE bucket = ?1 AND entry = ?2",
-                &[ValueRef::Integer(bucket), ValueRef::Integer(i64::from(entry))],
-            )?;
-        }
+        self.drop_parts(&gone)?;
         for id in &delta.gone_buckets {
             self.buckets.remove(id);
             // One that a later page brings back whole stays known; its rows come with that page.
@@ -94,6 +88,7 @@ impl<'s, 'c> Publish<'s, 'c> {
         for changes in &delta.changes {
             let at = self.store.by_tag(changes.table)?;
             let name = self.part(named(delta, changes.bucket)?, changes.entry, at)?;
+            self.named.insert(name);
             if changes.from_empty && self.parts.get(&name).is_some_and(|p| p.sum.count > 0) {
                 fresh.push(name);
             }
@@ -103,6 +98,29 @@ impl<'s, 'c> Publish<'s, 'c> {
             self.changes(delta, changes)?;
         }
         Ok(())
+    }
+
+    fn drop_parts(&mut self, gone: &[(i64, EntryId)]) -> Result<()> {
+        for part in self.with_rows(gone)? {
+            let places = self.old.remove(&part).unwrap_or_default();
+            self.leave_all(part, places)?;
+        }
+        for (bucket, entry) in gone {
+            self.parts.remove(&(*bucket, *entry));
+            self.db.run(
+                "DELETE FROM main.sync_part WHERE bucket = ?1 AND entry = ?2",
+                &[ValueRef::Integer(*bucket), ValueRef::Integer(i64::from(*entry))],
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Parts that no page spoke of although their bucket came whole: of entries whose numbers mean others since the server went back.
+    fn drop_unnamed(&mut self) -> Result<()> {
+        let sql = "SELECT p.bucket, p.entry FROM main.sync_part p JOIN main.sync_bucket b ON b.id = p.bucket WHERE b.staged = 1";
+        let mut unnamed = self.db.all(sql, &[], |r| Ok((r.integer(0), r.integer(1) as EntryId)))?;
+        unnamed.retain(|part| !self.named.contains(part));
+        self.drop_parts(&unnamed)
     }
 
     fn gone_parts(&mut self, delta: &Delta) -> Result<Vec<(i64, EntryId)>> {
@@ -172,16 +190,16 @@ impl<'s, 'c> Publish<'s, 'c> {
     }
 
     fn part(&mut self, bucket: &Bucket, entry: EntryId, at: usize) -> Result<(i64, EntryId)> {
-        let name = (self.bucket(bucket)?, entry);
-        if self.parts.contains_key(&name) {
-            return Ok(name);
-        }
+        let (name, table) = ((self.bucket(bucket)?, entry), self.store.infos[at].id);
         self.load_part(name)?;
+        // The number was another table's entry before the server went back.
+        if self.parts.get(&name).is_some_and(|p| p.table != table) {
+            self.drop_parts(&[name])?;
+        }
         if !self.parts.contains_key(&name) {
-            let binds =
-                [ValueRef::Integer(name.0), ValueRef::Integer(i64::from(entry)), ValueRef::Integer(self.store.infos[at].id)];
+            let binds = [ValueRef::Integer(name.0), ValueRef::Integer(i64::from(entry)), ValueRef::Integer(table)];
             let id = self.db.number("INSERT INTO main.sync_part(bucket, entry, tbl) VALUES (?1, ?2, ?3) RETURNING id", &binds)?;
-            self.parts.insert(name, Part { id, sum: ContentSum::default(), dirty: false });
+            self.parts.insert(name, Part { id, table, sum: ContentSum::default(), dirty: false });
         }
         Ok(name)
     }
@@ -191,9 +209,12 @@ impl<'s, 'c> Publish<'s, 'c> {
             return Ok(());
         }
         let found = self.db.first(
-            "SELECT id, sum, count FROM main.sync_part WHERE bucket = ?1 AND entry = ?2",
+            "SELECT id, tbl, sum, count FROM main.sync_part WHERE bucket = ?1 AND entry = ?2",
             &[ValueRef::Integer(name.0), ValueRef::Integer(i64::from(name.1))],
-            |r| Ok(Part { id: r.integer(0), sum: ContentSum { sum: r.integer(1), count: r.integer(2) }, dirty: false }),
+            |r| {
+                let sum = ContentSum { sum: r.integer(2), count: r.integer(3) };
+                Ok(Part { id: r.integer(0), table: r.integer(1), sum, dirty: false })
+            },
         )?;
         if let Some(part) = found {
             self.parts.insert(name, part);
@@ -306,6 +327,7 @@ impl<'s, 'c> Publish<'s, 'c> {
     /// What remains when all pages are applied: rows that left, confirmed batches, rows that could not be written before.
     pub fn finish(&mut self, delta: &Delta) -> Result<()> {
         self.drop_unclaimed(delta)?;
+        self.drop_unnamed()?;
         for (part, places) in std::mem::take(&mut self.old) {
             self.leave_all(part, places)?;
         }

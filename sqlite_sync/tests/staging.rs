@@ -368,3 +368,13 @@ fn a_reply_that_comes_late_or_twice_is_left() {
     assert_eq!(device.dump(), before, "a late reply changed something");
     assert_eq!(device.titles(), ["1:new"]);
 }
+
+#[test]
+fn a_bucket_that_comes_whole_has_no_other_parts() {
+    let device = Device::new();
+    device.apply(&page(&[row(1, "a")]).rows_of(0, 2, &[row(2, "b")]).with_schema().starting_empty().whole().publish());
+    assert_eq!(device.titles(), ["1:a", "2:b"]);
+    // The server went back, and entry 2 is one of another rule now: nothing says that it is gone.
+    device.apply(&page(&[row(1, "a"), row(3, "c")]).starting_empty().whole().publish());
+    assert_eq!(device.titles(), ["1:a", "3:c"]);
+}

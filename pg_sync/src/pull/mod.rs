@@ -206,7 +206,15 @@ impl Server {
         let ids: Vec<BucketId> = self.members.iter().map(|m| m.id).collect();
         let ours = sums::of(&ids);
         let part = |map: &HashMap<_, _>, bucket, entry| map.get(&(bucket, entry)).copied().unwrap_or_default();
-        let keep = self.members.iter().filter(|m| {
+        // A server that went back may have given an entry's number to one of another rule.
+        let of_rule: HashMap<EntryId, usize> =
+            self.rules.iter().enumerate().flat_map(|(rule, r)| r.entries.iter().map(move |e| (e.id, rule))).collect();
+        let rule_of: HashMap<BucketId, usize> = self.members.iter().map(|m| (m.id, m.rule)).collect();
+        let strange: HashSet<BucketId> = (theirs.keys())
+            .filter(|(bucket, entry)| of_rule.get(entry).is_some_and(|rule| rule_of.get(bucket).is_some_and(|of| of != rule)))
+            .map(|(bucket, _)| *bucket)
+            .collect();
+        let keep = self.members.iter().filter(|m| !strange.contains(&m.id)).filter(|m| {
             self.rules[m.rule].entries.iter().all(|e| e.ready && part(&theirs, m.id, e.id) == part(&ours, m.id, e.id))
         });
         let mut cursor = Cursor::empty(self.lineage.clone());

@@ -151,7 +151,8 @@ pub fn remember(device: &Device, last: Option<BatchId>, records: &[Record<'_>], 
             )?;
         }
         if !records.is_empty() {
-            c.update("INSERT INTO sync.mark (random, at) VALUES (gen_random_uuid(), now())", None, &[])?;
+            // A sequence that went back in a crash (of a database made from a template) must not stop pushes.
+            c.update("INSERT INTO sync.mark (random, at) VALUES (gen_random_uuid(), now()) ON CONFLICT DO NOTHING", None, &[])?;
         }
         c.update(
             "UPDATE sync.device SET seen = now(), last_number = $2, last_random = $3 WHERE device = $1",

@@ -6,7 +6,7 @@
 //! - [`plan`]: what a seed means, as a list of steps; [`script`]: carries it out
 //! - [`statements`], [`changes`]: random SQL, random changes of rules and tables
 //! - [`server`]: a server that crashes and is put back; [`peer`]: a device; [`network`]: what is between them
-//! - [`world`]: the tables, and what each device must hold; [`history`]: what became of every write; [`traffic`]: what was sent
+//! - [`policies`]: conflict policies, and what they promise; [`world`]: the tables, and what each device must hold; [`history`]: what became of every write; [`traffic`]: what was sent
 //! - [`shrink`]: the shortest script that still fails; [`record`]: results of long runs
 
 mod changes;
@@ -14,6 +14,7 @@ mod history;
 mod network;
 mod peer;
 mod plan;
+mod policies;
 mod record;
 mod script;
 mod server;
@@ -32,7 +33,8 @@ use sync_tests::Cluster;
 const ENOUGH_FAILURES: usize = 10;
 /// Seeds between two lines of progress.
 const CHUNK: u64 = 50;
-const USAGE: &str = "usage: sim [--seeds N] [--first S] [--seconds T] [--twice] [--resume] | --seed S [--shrink]
+const USAGE: &str = "usage: sim [--seeds N] [--first S] [--seconds T] [--policies] [--twice] [--resume] | --seed S [--shrink]
+  --policies   tables and columns have random conflict policies
   --twice      runs each script twice: both must do the same
   --resume     goes on where the recorded runs from the same first seed ended, and records this one";
 
@@ -40,6 +42,7 @@ struct Options {
     first: u64,
     count: u64,
     limit: Duration,
+    policies: bool,
     twice: bool,
     resume: bool,
     single: bool,
@@ -61,7 +64,7 @@ fn main() {
 
 /// One script, told step by step.
 fn replay(options: &Options) -> (usize, usize) {
-    let plan = plan::of(options.first);
+    let plan = plan::of(options.first, options.policies);
     println!("{:?}, {} devices, {} steps", plan.kind, plan.peers, plan.steps.len());
     let cluster = Cluster::start(server::SETTINGS);
     let Err(failure) = script::run(&cluster, &plan, &Log::new(true)) else { return (1, 0) };
@@ -83,7 +86,7 @@ fn replay(options: &Options) -> (usize, usize) {
 }
 
 fn run(options: &Options) -> (usize, usize) {
-    let mode = "plain";
+    let mode = if options.policies { "policies" } else { "plain" };
     let begin = Instant::now();
     let end = options.first.saturating_add(options.count);
     let mut first = if options.resume { record::next(mode, options.first) } else { options.first };
@@ -137,7 +140,10 @@ fn chunk(options: &Options, first: u64, count: u64, begin: Instant) -> (usize, u
                     // It may be left in any state.
                     cluster = None;
                     let _one_at_a_time = messages.lock();
-                    println!("seed {seed} failed: {failure}\n    ./dev sim --seed {seed}");
+                    println!(
+                        "seed {seed} failed: {failure}\n    ./dev sim --seed {seed}{}",
+                        if options.policies { " --policies" } else { "" }
+                    );
                 }
             }
         }
@@ -148,7 +154,7 @@ fn chunk(options: &Options, first: u64, count: u64, begin: Instant) -> (usize, u
 }
 
 fn one(cluster: &Cluster, seed: u64, options: &Options) -> Result<(), String> {
-    let plan = plan::of(seed);
+    let plan = plan::of(seed, options.policies);
     let log = Log::new(false);
     script::run(cluster, &plan, &log)?;
     if options.twice {
@@ -168,6 +174,7 @@ fn options(mut arguments: impl Iterator<Item = String>) -> Result<Options, Strin
         first: now,
         count: 50,
         limit: Duration::from_secs(360_000),
+        policies: false,
         twice: false,
         resume: false,
         single: false,
@@ -184,6 +191,7 @@ fn options(mut arguments: impl Iterator<Item = String>) -> Result<Options, Strin
             "--first" => first = Some(number()?),
             "--seconds" => options.limit = Duration::from_secs(number()?),
             "--seed" => (first, options.single) = (Some(number()?), true),
+            "--policies" => options.policies = true,
             "--twice" => options.twice = true,
             "--resume" => options.resume = true,
             "--shrink" => options.shrink = true,

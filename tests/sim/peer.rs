@@ -81,15 +81,14 @@ impl Peer {
         true
     }
 
-    /// One push. Returns whether there was something to send.
+    /// One push. Returns whether there may be more to send: not if a server without faults gave no answer.
     pub fn push_once(&mut self, link: &mut Link<'_, '_>) -> bool {
         let Some(batches) = self.device.pending_ops() else { return false };
         let batches = self.with_clock(&batches);
         keep(&mut self.pushes, &batches);
-        if let Some(reply) = self.ask(link, server_push, &batches) {
-            keep(&mut self.replies, &reply);
-            self.receive(link, &reply, |_, _, _| ());
-        }
+        let Some(reply) = self.ask(link, server_push, &batches) else { return link.lossy };
+        keep(&mut self.replies, &reply);
+        self.receive(link, &reply, |_, _, _| ());
         true
     }
 

@@ -77,16 +77,18 @@ pub struct Kind {
     pub files: bool,
     pub crashes: bool,
     pub put_back: bool,
+    pub policies: bool,
 }
 
 impl Kind {
-    fn random(rng: &mut Rng) -> Kind {
+    fn random(rng: &mut Rng, policies: bool) -> Kind {
         Kind {
             rules: rng.bool(),
             lease: rng.u8(..4) == 0,
             files: rng.u8(..3) == 0,
             crashes: rng.u8(..8) == 0,
             put_back: rng.u8(..10) == 0,
+            policies,
         }
     }
 
@@ -125,9 +127,9 @@ pub struct Plan {
 }
 
 /// The script of a seed.
-pub fn of(seed: u64) -> Plan {
+pub fn of(seed: u64, policies: bool) -> Plan {
     let mut rng = Rng::with_seed(seed);
-    let kind = Kind::random(&mut rng);
+    let kind = Kind::random(&mut rng, policies);
     let actions = kind.actions();
     let (world, peers) = (rng.u64(..), rng.usize(2..=5));
     let step =

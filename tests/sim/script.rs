@@ -4,6 +4,7 @@ use crate::history::History;
 use crate::network::Cut;
 use crate::peer::{Link, Peer};
 use crate::plan::{Action, Kind, Plan, Step};
+use crate::policies::{self, Promises};
 use crate::server::Server;
 use crate::world::{self, Facts, USERS};
 use crate::{changes, statements};
@@ -46,6 +47,7 @@ struct Script<'a> {
     facts: Facts,
     peers: Vec<Peer>,
     history: History,
+    promises: Promises,
     kind: Kind,
     /// A device may be told to start over.
     resync: bool,
@@ -77,13 +79,26 @@ impl<'a> Script<'a> {
         let mut rng = Rng::with_seed(plan.world);
         let mut server = Server::new(cluster);
         world::install(server.database(), &mut rng);
+        if plan.kind.policies {
+            policies::declare(server.database(), &mut rng);
+        }
         let mut peers: Vec<Peer> = (0..plan.peers).map(|i| Peer::new(USERS[i % USERS.len()], &mut rng)).collect();
         let facts = Facts::read(&mut server);
         // Half of them are in use already.
         for peer in peers.iter_mut().step_by(2) {
             peer.sync(&mut Link { server: &mut server, rng: &mut rng, lossy: false, resync: false, calm: true });
         }
-        Script { rng, server, facts, peers, history: History::default(), kind: plan.kind, resync: false, log }
+        Script {
+            rng,
+            server,
+            facts,
+            peers,
+            history: History::default(),
+            promises: Promises::default(),
+            kind: plan.kind,
+            resync: false,
+            log,
+        }
     }
 
     fn step(&mut self, step: &Step) {
@@ -94,7 +109,10 @@ impl<'a> Script<'a> {
                 self.on_server(step, &sql);
             }
             Action::LedgerMove => {
-                let sql = statements::ledger_transaction(&mut self.rng);
+                let sql = match self.kind.policies && self.rng.bool() {
+                    true => self.promises.on_server(&mut self.rng, &format!("s{}", step.number)),
+                    false => statements::ledger_transaction(&mut self.rng),
+                };
                 self.on_server(step, &sql);
             }
             Action::Membership => {
@@ -182,7 +200,9 @@ impl<'a> Script<'a> {
     fn write(&mut self, step: &Step, peer: usize) {
         let trace = format!("w{}.{peer}", step.number);
         let device = &self.peers[peer].device;
-        let (sql, commits) = statements::device_transaction(&mut self.rng, device, &trace);
+        let more = self.kind.policies && self.rng.bool();
+        let more = if more { self.promises.on_device(&mut self.rng, device, &trace) } else { None };
+        let (sql, commits) = statements::device_transaction(&mut self.rng, device, &trace, more);
         let (who, result) = match step.action {
             Action::DeviceWrite => {
                 let result = device.try_run(&sql);
@@ -300,6 +320,9 @@ impl<'a> Script<'a> {
             self.log.say(format!("     device {i}: check"));
             world::check(&peer.device, &mut self.server, &self.facts);
         }
-        self.history.check(&mut self.server, &self.peers);
+        let applied = self.history.check(&mut self.server, &self.peers);
+        if self.kind.policies {
+            self.promises.check(&mut self.server, &applied);
+        }
     }
 }

@@ -86,10 +86,11 @@ pub fn membership(rng: &mut Rng) -> String {
     }
 }
 
-/// A transaction of a device, and whether it commits. `trace` names it in a synced table.
-pub fn device_transaction(rng: &mut Rng, device: &Device, trace: &str) -> (String, bool) {
+/// A transaction of a device, and whether it commits. `trace` names it in a synced table; `more` is done with it.
+pub fn device_transaction(rng: &mut Rng, device: &Device, trace: &str, more: Option<String>) -> (String, bool) {
     let names = Names::of(device);
-    let statements: Vec<_> = (0..rng.usize(1..4)).map(|_| device_statement(rng, &names)).collect();
+    let mut statements: Vec<_> = (0..rng.usize(1..4)).map(|_| device_statement(rng, &names)).collect();
+    statements.extend(more);
     let begin = format!("BEGIN; INSERT INTO trace VALUES ('{trace}a'), ('{trace}b'); {}", statements.join("; "));
     match rng.u8(..8) {
         0 => (format!("{begin}; ROLLBACK"), false),

@@ -23,6 +23,7 @@ const TABLES: &str = "
     CREATE TABLE news (id int PRIMARY KEY, body text);
     CREATE TABLE ledger (id int PRIMARY KEY, amount int NOT NULL);
     CREATE TABLE trace (id text PRIMARY KEY);
+    CREATE TABLE tally (id int PRIMARY KEY, hits int NOT NULL DEFAULT 0, tags jsonb NOT NULL DEFAULT '[]');
 ";
 
 /// A rule by name, with what makes its tables part of it.
@@ -30,7 +31,7 @@ pub fn rule(name: &str, priority: u8) -> String {
     let (members, tables): (_, &[&str]) = match name {
         "list" => (", members => 'SELECT list FROM reader WHERE name = sync.user_id()'", &["task", "label"]),
         "owner" => (", members => 'SELECT sync.user_id()'", &["task"]),
-        _ => ("", &["news", "ledger", "trace"]),
+        _ => ("", &["news", "ledger", "trace", "tally"]),
     };
     let tables: String = tables.iter().map(|table| entry(name, table) + ";\n").collect();
     format!("SELECT sync.create_bucket('{name}', priority => {priority}{members});\n{tables}")
@@ -99,7 +100,7 @@ impl Facts {
         let entries = server.rows("SELECT bucket, \"table\", filter IS NOT NULL FROM sync.rules WHERE \"table\" IS NOT NULL");
         let mut columns: BTreeMap<String, Vec<_>> = BTreeMap::new();
         let sql = "SELECT attrelid::regclass, attname, format_type(atttypid, NULL) FROM pg_attribute
-                   WHERE attrelid::regclass::text IN ('task', 'label', 'news', 'ledger', 'trace') AND attnum > 0 AND NOT attisdropped ORDER BY 1, attnum";
+                   WHERE attrelid::regclass::text IN ('task', 'label', 'news', 'ledger', 'trace', 'tally') AND attnum > 0 AND NOT attisdropped ORDER BY 1, attnum";
         for row in server.rows(sql) {
             columns.entry(row[0].clone()).or_default().push((row[1].clone(), row[2].clone()));
         }

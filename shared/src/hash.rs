@@ -105,6 +105,31 @@ impl<'de> Deserialize<'de> for BucketId {
     }
 }
 
+/// Makes the bytes that name a batch for ever, from the device's id, which is random, and from all that the batch says. Two copies
+/// of a file thereby give the same name to a transaction that was made before the file was copied, and only to such a one: the
+/// time of its edit is a part of it.
+pub struct BatchName(Sha256);
+
+impl BatchName {
+    /// Of a batch of this device, made at this time.
+    pub fn new(device: uuid::Uuid, edited: i64) -> Self {
+        BatchName(Sha256::new().chain_update(device.as_bytes()).chain_update(edited.to_be_bytes()))
+    }
+
+    /// Adds a part of what the batch says.
+    pub fn add(&mut self, part: &[u8]) {
+        self.0.update((part.len() as u64).to_be_bytes());
+        self.0.update(part);
+    }
+
+    /// The name.
+    pub fn finish(self) -> [u8; 16] {
+        let mut name = [0; 16];
+        name.copy_from_slice(&self.0.finalize()[..16]);
+        name
+    }
+}
+
 /// The id of the bucket of `rule` whose key is `key`: values as [`row::put`] writes them.
 pub fn bucket_id(rule: &str, key: &[u8]) -> BucketId {
     let mut hash = Sha256::new();

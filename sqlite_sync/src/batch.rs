@@ -11,6 +11,7 @@ use crate::meta;
 use crate::store::{pack_change, unpack_change};
 use crate::table::{Key, TableInfo};
 use serde_bytes::ByteArray;
+use sync_shared::hash::BatchName;
 use sync_shared::message::{Batch, BatchId, Change, PushRequest};
 use sync_shared::{envelope, limits, ValueRef};
 use uuid::Uuid;
@@ -47,11 +48,12 @@ pub struct Sent {
 
 /// Keeps a sealed transaction under a new id. None: it is too large to be sent, and was rejected.
 pub fn keep(db: Db<'_>, infos: &[TableInfo], sealed: Sealed, user: &str) -> Result<Option<i64>> {
-    let random = Uuid::new_v4().into_bytes();
+    let mut name = BatchName::new(meta::device(db)?, sealed.edited);
+    name.add(sealed.note.as_bytes());
     let id = db.number(
         "INSERT INTO main.sync_batch(random, edited, user, bytes, note, priority, place) VALUES (?1, ?2, ?3, 0, ?4, ?5, ?5) RETURNING id",
         &[
-            ValueRef::Blob(&random),
+            ValueRef::Blob(&[]),
             ValueRef::Integer(sealed.edited),
             ValueRef::Text(user),
             ValueRef::Text(&sealed.note),
@@ -64,11 +66,15 @@ pub fn keep(db: Db<'_>, infos: &[TableInfo], sealed: Sealed, user: &str) -> Resu
     for Sent { table, change, chosen } in sealed.changes {
         let body = pack_change(&change)?;
         bytes += body.len();
+        name.add(&body);
         let key = Key(change.key);
         let (id, chosen) = (ValueRef::Integer(id), ValueRef::Integer(i64::from(chosen)));
         insert.run(&[id, ValueRef::Integer(table), key.stored(&mut scratch), ValueRef::Blob(&body), chosen])?;
     }
-    db.run("UPDATE main.sync_batch SET bytes = ?2 WHERE id = ?1", &[ValueRef::Integer(id), ValueRef::Integer(bytes as i64)])?;
+    db.run(
+        "UPDATE main.sync_batch SET bytes = ?2, random = ?3 WHERE id = ?1",
+        &[ValueRef::Integer(id), ValueRef::Integer(bytes as i64), ValueRef::Blob(&name.finish())],
+    )?;
     let limit = meta::setting(db, "batch_bytes", limits::BATCH_BYTES as i64)?.min(limits::BATCH_BYTES as i64);
     if bytes as i64 <= limit {
         return Ok(Some(id));

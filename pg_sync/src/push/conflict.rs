@@ -61,7 +61,7 @@ pub fn choose(policy: ColumnPolicy, what: &str, author: Author, mine_at: EditTim
 pub fn sides(author: Author, mine_at: EditTime) -> String {
     let theirs = match author {
         Author::Other { at } => format!("the server at {}", time(at)),
-        Author::Device => "the server's triggers after an earlier batch of the device".into(),
+        Author::Device => "the server with an earlier batch of the device".into(),
         Author::Earlier => "the server further back than its log".into(),
     };
     format!("{theirs}, the device at {}", time(mine_at))

@@ -92,7 +92,7 @@ impl Row<'_> {
         let Some(author) = author else { return Ok(None) };
         let sides = conflict::sides(author, self.edited);
         let (deletes, reason) = match policy {
-            DeletePolicy::KeepUpdate => (false, UPDATE_WINS.to_owned()),
+            DeletePolicy::KeepUpdate => (false, format!("{UPDATE_WINS} ({sides})")),
             DeletePolicy::DeleteWins => {
                 (true, format!("the device deleted a row that the server had changed ({sides}); delete_wins"))
             }
@@ -123,7 +123,7 @@ impl Row<'_> {
     /// The device changed a row that is gone. It sent the columns that it changed and no others, so the row cannot be put back.
     pub fn update_of_nothing(self, wishes: &[Wish<'_>]) -> Result<(), Refusal> {
         let policy = self.target.policies.deletes;
-        let reason = "the device changed a row that was deleted on the server";
+        let reason = format!("the device changed, at {}, a row that was deleted on the server", conflict::time(self.edited));
         let conflict = Conflict {
             base: conflict::version(self.target, wishes.iter().map(|w| (w.column, w.base))),
             mine: conflict::version(self.target, wishes.iter().map(|w| (w.column, w.mine))),

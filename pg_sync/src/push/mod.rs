@@ -241,13 +241,16 @@ impl Push {
         (self.device, (state.0, state.1, self.last, results))
     }
 
-    /// The batch as it would be without those of this push that were rejected.
+    /// The batch as it would be without those of this push that were rejected. What a policy takes the difference from stays:
+    /// the rejected change is not part of it.
     fn rebase<'b>(&self, batch: &'b Batch) -> Cow<'b, Batch> {
         let mut rebased = Cow::Borrowed(batch);
         for (i, change) in batch.changes.iter().enumerate() {
-            if let Some(change) = self.undone.rebase(change) {
-                rebased.to_mut().changes[i] = change;
+            let Some(mut change) = self.undone.rebase(change) else { continue };
+            if let Some(target) = self.targets.get(&change.table) {
+                target.keep_differences(&batch.changes[i], &mut change);
             }
+            rebased.to_mut().changes[i] = change;
         }
         rebased
     }

@@ -56,6 +56,12 @@ impl ColumnPolicy {
         }
     }
 
+    /// Whether it looks at the difference that a change makes, so that it matters what the change started from.
+    pub fn differs(self) -> bool {
+        use ColumnPolicy::*;
+        matches!(self, Counter | Set | Text)
+    }
+
     /// Whether it makes one value of both sides' changes, whoever made them.
     pub fn joins(self) -> bool {
         use ColumnPolicy::*;

@@ -17,7 +17,7 @@ SELECT * FROM (VALUES
     ('rules', (SELECT count(*) FROM sync.rule)::text, ''),
     ('tables', (SELECT count(*) FROM sync.synced_table)::text, ''),
     ('sums not known yet', (SELECT count(*) FROM sync.entry WHERE state = 'building')::text, 'sync.maintain() makes them known'),
-    ('came with a dump, not synced', (SELECT count(*) FROM sync.carried WHERE problem IS NOT NULL OR home <> sync.home())::text,
+    ('came with a dump, not synced', (SELECT count(*) FROM sync.carried WHERE problem IS NOT NULL)::text,
         'see sync.carried, then call sync.maintain()'),
     ('broken entries', (SELECT count(*) FROM sync.entry WHERE state = 'broken')::text, 'see sync.rules'),
     ('op log', pg_size_pretty(pg_total_relation_size('sync.op')), 'the changes of one lease'),

@@ -41,7 +41,7 @@ enum Form {
     Timestamptz,
     /// The type's output function.
     Output,
-    /// `to_json`: arrays and composites.
+    /// `to_json`: arrays and composites. Arrays whose subscripts do not begin at 1, which JSON cannot say, as Postgres writes them.
     Json,
 }
 
@@ -51,6 +51,8 @@ pub struct Renderer {
     /// The declared type, before domains are resolved.
     type_oid: pg_sys::Oid,
     function: pg_sys::FmgrInfo,
+    /// For arrays.
+    output: Option<pg_sys::FmgrInfo>,
     /// Whether the text depends on settings that must be pinned.
     pub needs_pins: bool,
 }
@@ -81,13 +83,16 @@ impl Renderer {
                 _ if pg_sys::get_typtype(base) == pg_sys::TYPTYPE_COMPOSITE as std::ffi::c_char => (Form::Json, true),
                 _ => (Form::Output, pg_sys::get_typtype(base) != pg_sys::TYPTYPE_ENUM as std::ffi::c_char),
             };
+            let output = || {
+                let (mut output, mut varlena) = (pg_sys::InvalidOid, false);
+                let mut function: pg_sys::FmgrInfo = std::mem::zeroed();
+                pg_sys::getTypeOutputInfo(base, &mut output, &mut varlena);
+                pg_sys::fmgr_info(output, &mut function);
+                function
+            };
             let mut function: pg_sys::FmgrInfo = std::mem::zeroed();
             match form {
-                Form::Output => {
-                    let (mut output, mut varlena) = (pg_sys::InvalidOid, false);
-                    pg_sys::getTypeOutputInfo(base, &mut output, &mut varlena);
-                    pg_sys::fmgr_info(output, &mut function);
-                }
+                Form::Output => function = output(),
                 Form::Json => {
                     let to_json = pg_sys::Oid::from(pg_sys::F_TO_JSON);
                     pg_sys::fmgr_info(to_json, &mut function);
@@ -105,7 +110,10 @@ impl Renderer {
                 }
                 _ => {}
             }
-            Renderer { form, type_oid, function, needs_pins }
+            // The subscripts of these two begin at 0, always.
+            let is_vector = [pg_sys::INT2VECTOROID, pg_sys::OIDVECTOROID].contains(&base);
+            let is_array = form == Form::Json && !is_vector && pg_sys::get_element_type(base) != pg_sys::InvalidOid;
+            Renderer { form, type_oid, function, output: is_array.then(output), needs_pins }
         }
     }
 
@@ -177,6 +185,10 @@ impl Renderer {
                     pg_sys::pfree(text.cast());
                 }
                 Form::Json => {
+                    if let Some(output) = self.output.as_mut().filter(|_| begins_elsewhere(datum)) {
+                        let text = pg_sys::OutputFunctionCall(output, datum);
+                        return row::put_text(out, CStr::from_ptr(text).to_bytes());
+                    }
                     let json = pg_sys::FunctionCall1Coll(&mut self.function, pg_sys::InvalidOid, datum);
                     with_varlena(json, |bytes| row::put_text(out, bytes));
                     pg_sys::pfree(json.cast_mut_ptr());
@@ -190,7 +202,12 @@ impl Renderer {
         let declared = type_name(self.type_oid);
         match self.form {
             Form::Json => {
-                format!("(SELECT v FROM pg_catalog.jsonb_to_record(pg_catalog.jsonb_build_object('v', {parameter}::jsonb)) AS r(v {declared}))")
+                let json = format!("(SELECT v FROM pg_catalog.jsonb_to_record(pg_catalog.jsonb_build_object('v', {parameter}::jsonb)) AS r(v {declared}))");
+                match self.output {
+                    None => json,
+                    // `[2:3]={7,8}`, which is no JSON.
+                    Some(_) => format!("CASE WHEN {parameter} OPERATOR(pg_catalog.~) '^\\[[+-]?[0-9]+:' THEN {parameter}::{declared} ELSE {json} END"),
+                }
             }
             _ => format!("{parameter}::{declared}"),
         }
@@ -274,6 +291,25 @@ fn put_uuid(out: &mut Vec<u8>, bytes: &[u8]) {
         at += 2;
     }
     row::put_text(out, &text);
+}
+
+/// Whether an array's subscripts begin at something else than 1 in any dimension.
+///
+/// # Safety
+/// `datum` must be a non-NULL array.
+unsafe fn begins_elsewhere(datum: pg_sys::Datum) -> bool {
+    // SAFETY: array.h: behind the fixed part stand the lengths of all dimensions, then the lower bounds of all.
+    unsafe {
+        let stored: *mut pg_sys::varlena = datum.cast_mut_ptr();
+        let array: *mut pg_sys::ArrayType = pg_sys::pg_detoast_datum(stored).cast();
+        let dimensions = (*array).ndim.max(0) as usize;
+        let bounds = array.add(1).cast::<i32>().add(dimensions);
+        let elsewhere = (0..dimensions).any(|i| bounds.add(i).read() != 1);
+        if array.cast() != stored {
+            pg_sys::pfree(array.cast());
+        }
+        elsewhere
+    }
 }
 
 /// Hands the bytes of a varlena to `f`, decompressed and fetched from TOAST where needed.

@@ -9,7 +9,7 @@ use crate::render::pinned;
 use pgrx::prelude::*;
 use std::collections::BTreeMap;
 use sync_shared::hash::{bucket_id, row_hash, BucketId, ContentSum, Tag};
-use sync_shared::row;
+use sync_shared::{row, Value};
 
 /// Sum and count of every part of an entry, from its table's rows in the active snapshot.
 fn scan(entry: i32) -> BTreeMap<BucketId, ContentSum> {
@@ -39,6 +39,11 @@ fn scan(entry: i32) -> BTreeMap<BucketId, ContentSum> {
                 values.clear();
                 (0..entry.key.len()).for_each(|i| found.put(i, &mut key));
                 (0..tags.len()).for_each(|i| found.put(entry.key.len() + i, &mut values));
+                if row::is_too_large(&values) {
+                    let name = |i: &usize| row::decode(&values).unwrap_or_default().swap_remove(*i);
+                    too_large(&table.name, values.len(), &table.key.iter().map(name).collect::<Vec<_>>());
+                    return true;
+                }
                 let bucket = match recent {
                     Some(id) if key == recent_key => id,
                     _ => bucket_id(&rule.name, &key),
@@ -53,6 +58,20 @@ fn scan(entry: i32) -> BTreeMap<BucketId, ContentSum> {
         })
     });
     sums
+}
+
+/// Says that a row is in no bucket.
+pub fn too_large(table: &str, bytes: usize, key: &[Value]) {
+    let limit = sync_shared::limits::ROW_BYTES >> 20;
+    let text = |value: &Value| match value {
+        Value::Integer(i) => i.to_string(),
+        Value::Text(t) => t.clone(),
+        other => format!("{other:?}"),
+    };
+    let key = key.iter().map(text).collect::<Vec<_>>().join(", ");
+    warning!(
+        "table {table}: the row with the key {key} has {bytes} bytes and no device gets it, since a row may have {limit} MiB"
+    );
 }
 
 #[pg_extern(stable, strict)]

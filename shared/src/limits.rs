@@ -18,6 +18,8 @@ pub const DEPTH: usize = 16;
 pub const BATCHES_PER_PUSH: usize = 50;
 /// Bytes of one batch on the wire; the device refuses a larger one when it is sealed.
 pub const BATCH_BYTES: usize = 64 << 20;
+/// Bytes of one row on the wire, without its NULLs. A larger one is in no bucket: what a device could not send back it does not get.
+pub const ROW_BYTES: usize = BATCH_BYTES;
 /// Bytes of batches in one push, unless a single one is larger.
 pub const PUSH_BYTES: usize = 8 << 20;
 /// Numbers for keys that one request may lease for one table.

@@ -41,6 +41,18 @@ pub fn put_all<'a>(out: &mut Vec<u8>, values: impl IntoIterator<Item = ValueRef<
     }
 }
 
+/// Whether a row's bytes are more than a device takes. NULLs do not count, so a column added without a value changes nothing.
+pub fn is_too_large(row: &[u8]) -> bool {
+    if row.len() <= crate::limits::ROW_BYTES {
+        return false;
+    }
+    let (mut reader, mut size) = (Reader::new(row), row.len());
+    while let (false, Ok(value)) = (reader.is_empty(), reader.value()) {
+        size -= usize::from(value == ValueRef::Null);
+    }
+    size > crate::limits::ROW_BYTES
+}
+
 /// Walks values in bytes written by [`put`].
 #[derive(Debug, Clone, Copy)]
 pub struct Reader<'a> {

@@ -6,6 +6,7 @@ use crate::expr;
 use crate::render::{pinned, Renderer};
 use pgrx::pg_sys;
 use sync_shared::hash::{self, BucketId, RowHash};
+use sync_shared::row;
 
 /// A definition made ready for this backend. Kept across statements.
 pub struct Plan {
@@ -101,6 +102,8 @@ pub struct Image {
     /// The primary key as wire values.
     pub key: Vec<u8>,
     pub hash: RowHash,
+    /// See `limits::ROW_BYTES`: it is in no bucket.
+    pub is_too_large: bool,
     /// For each entry of the definition.
     pub buckets: Vec<Option<BucketId>>,
     /// The last bucket key of each entry and its id: neighbours are often in the same bucket.
@@ -109,6 +112,11 @@ pub struct Image {
 }
 
 impl Image {
+    /// Bytes on the wire.
+    pub fn size(&self) -> usize {
+        self.values.len()
+    }
+
     fn column(&self, i: usize) -> &[u8] {
         &self.values[if i == 0 { 0 } else { self.ends[i - 1] }..self.ends[i]]
     }
@@ -176,10 +184,11 @@ impl<'p> Evaluator<'p> {
                 image.key.extend_from_slice(&image.values[start..image.ends[position]]);
             }
             (*context).ecxt_scantuple = slot;
+            image.is_too_large = row::is_too_large(&image.values);
             image.buckets.clear();
             image.recent.resize_with(self.plan.entries.len(), Default::default);
             for i in 0..self.plan.entries.len() {
-                let bucket = self.bucket(i, image);
+                let bucket = self.bucket(i, image).filter(|_| !image.is_too_large);
                 image.buckets.push(bucket);
             }
             pg_sys::MemoryContextSwitchTo(outer);

@@ -152,6 +152,7 @@ struct Rows {
     store: *mut pg_sys::Tuplestorestate,
     pointer: i32,
     slot: *mut pg_sys::TupleTableSlot,
+    relation: pg_sys::Oid,
     count: usize,
 }
 
@@ -168,7 +169,8 @@ impl Rows {
             pg_sys::tuplestore_select_read_pointer(store, pointer);
             pg_sys::tuplestore_rescan(store);
             let slot = pg_sys::MakeSingleTupleTableSlot((*relation).rd_att, &pg_sys::TTSOpsMinimalTuple);
-            Some(Rows { store, pointer, slot, count: pg_sys::tuplestore_tuple_count(store) as usize })
+            let relation = (*relation).rd_id;
+            Some(Rows { store, pointer, slot, relation, count: pg_sys::tuplestore_tuple_count(store) as usize })
         }
     }
 
@@ -225,6 +227,10 @@ impl<'p> Changes<'p> {
         if more {
             // SAFETY: the slot holds a row of the trigger's relation.
             unsafe { self.evaluator.read(rows.slot, &mut self.new) };
+            if self.new.is_too_large {
+                let key = sync_shared::row::decode(&self.new.key).unwrap_or_default();
+                crate::verify::too_large(&crate::expr::relation_name(rows.relation), self.new.size(), &key);
+            }
         }
         more
     }

@@ -1,6 +1,6 @@
 //! What the log says happened in known buckets: only which rows to look at. Their current state in this page's snapshot decides.
 
-use super::cursor::Step;
+use super::cursor::{Cursor, Step};
 use super::members::Member;
 use super::page::{Page, Part};
 use super::source::{Current, Source};
@@ -16,6 +16,8 @@ use sync_shared::{keys, row, ValueRef};
 const GROUPS: usize = 2_000;
 /// Rows looked up at once: few at first, since they may be large.
 const LOOKUP: std::ops::Range<usize> = 16..2_000;
+/// Bytes of rows looked up at once, unless it is a single one.
+const LOOKUP_BYTES: usize = 16 << 20;
 
 struct Op {
     bucket: BucketId,
@@ -43,16 +45,23 @@ pub fn read<'a>(
         let mut rest = ops.as_slice();
         while !rest.is_empty() {
             let (chunk, behind) = rest.split_at(lookup.min(rest.len()));
-            rest = behind;
             let mut wanted: HashMap<EntryId, Vec<&Op>> = HashMap::new();
+            let mut fresh = HashSet::new();
             for op in chunk {
-                if known.contains(&op.entry) && seen.insert((op.bucket, op.entry, op.key.clone())) {
+                let place = (op.bucket, op.entry, op.key.as_slice());
+                if known.contains(&op.entry) && !seen.contains(&(op.bucket, op.entry, op.key.clone())) && fresh.insert(place) {
                     wanted.entry(op.entry).or_default().push(op);
                 }
             }
-            for (entry, ops) in wanted {
-                if let Some(source) = sources.get_mut(&entry) {
-                    let moved = append(source, &members, ops, page);
+            let Some(found) = look_up(wanted, sources) else {
+                lookup = (chunk.len() / 4).max(1);
+                continue;
+            };
+            rest = behind;
+            seen.extend(fresh.into_iter().map(|(bucket, entry, key)| (bucket, entry, key.to_vec())));
+            for (entry, ops, rows) in found {
+                if let Some(source) = sources.get(&entry) {
+                    let moved = append(source, &members, &ops, rows, page);
                     if !moved.is_empty() {
                         send_along(entry, &moved, later, sources, page);
                     }
@@ -73,11 +82,32 @@ pub fn read<'a>(
     }
 }
 
+/// Ops of one entry, with the current state of their rows.
+type Found<'o> = (EntryId, Vec<&'o Op>, Vec<Option<Current>>);
+
+/// The ops' rows as they are now. None: they are larger than fits in memory and page together, ask for fewer.
+fn look_up<'o>(wanted: HashMap<EntryId, Vec<&'o Op>>, sources: &mut HashMap<EntryId, Source<'_>>) -> Option<Vec<Found<'o>>> {
+    let mut budget = LOOKUP_BYTES;
+    let mut found = Vec::with_capacity(wanted.len());
+    for (entry, mut ops) in wanted {
+        if let Some(source) = sources.get_mut(&entry) {
+            ops.sort_by_key(|op| op.bucket);
+            let keys: Vec<&[u8]> = ops.iter().map(|op| op.key.as_slice()).collect();
+            let rows = source.current(&keys, &mut budget)?;
+            found.push((entry, ops, rows));
+        }
+    }
+    Some(found)
+}
+
 /// Appends what became of the ops' rows. Returns the keys of rows that left their bucket and still exist.
-fn append(source: &mut Source<'_>, members: &HashMap<BucketId, &Member>, mut ops: Vec<&Op>, page: &mut Page) -> Vec<Vec<u8>> {
-    ops.sort_by_key(|op| op.bucket);
-    let keys: Vec<&[u8]> = ops.iter().map(|op| op.key.as_slice()).collect();
-    let rows = source.current(&keys);
+fn append(
+    source: &Source<'_>,
+    members: &HashMap<BucketId, &Member>,
+    ops: &[&Op],
+    rows: Vec<Option<Current>>,
+    page: &mut Page,
+) -> Vec<Vec<u8>> {
     let mut moved = Vec::new();
     for (op, now) in ops.iter().zip(rows) {
         let Some(member) = members.get(&op.bucket) else { continue };
@@ -106,13 +136,33 @@ fn send_along<'a>(
     let Some((relation, priority)) = sources.get(&left).map(|s| (s.entry.relation, s.rule.priority)) else { return };
     let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
     for source in sources.values_mut().filter(|s| s.entry.relation == relation && s.rule.priority > priority) {
-        for row in source.current(&keys).into_iter().flatten() {
+        // They are no more than what was just looked up for the bucket that they left.
+        for row in source.current(&keys, &mut { usize::MAX }).into_iter().flatten().flatten() {
             if let Some(member) = row.bucket.and_then(|b| later.get(&b)) {
                 let part = Part { member, rule: source.rule, entry: source.entry.id, table: source.table.tag, from_empty: false };
                 page.row(part, &row.values);
             }
         }
     }
+}
+
+/// The parts that something has happened in since the cursor, as far as its priorities go.
+pub fn touched(cursor: &Cursor, members: &[Member]) -> HashSet<(BucketId, EntryId)> {
+    let mut touched = HashSet::new();
+    for (_, snapshot) in &cursor.levels {
+        let mut buckets: Vec<&Member> = members.iter().filter(|m| cursor.level(m.priority) == Some(snapshot)).collect();
+        buckets.sort_unstable_by_key(|m| m.id);
+        let mut after = None;
+        loop {
+            let (found, more) = ops(snapshot, &buckets, after, GROUPS);
+            touched.extend(found.iter().map(|op| (op.bucket, op.entry)));
+            match found.last() {
+                Some(last) if more => after = Some((last.bucket, last.xid, last.op_id)),
+                _ => break,
+            }
+        }
+    }
+    touched
 }
 
 /// Ops visible now and not in `base`, by (bucket, xid, op_id), from at most `limit` rows of the log; and whether there are more.

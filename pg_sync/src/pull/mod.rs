@@ -16,6 +16,7 @@ pub mod sums;
 use crate::catalog::{self, Rule, SyncedTable};
 use crate::error::{raise, spi};
 use crate::identity::asking_user;
+use crate::push::subtransaction::unless_locked;
 use crate::query::Kept;
 use crate::render::pinned;
 use crate::snapshot::{self, Lineage, Snapshot, Standing};
@@ -34,6 +35,8 @@ use sync_shared::message::{BatchId, BatchRandom, Delta, EntryId, Notice, NoticeK
 const PAGE_BYTES_MIN: u32 = 16 << 10;
 /// The largest page after doublings, in bytes.
 const PAGE_BYTES_MAX: usize = 64 << 20;
+/// How long one lock is waited for, in milliseconds: a device that asks again costs less than a writer who waits for it.
+const PATIENCE_MS: i32 = 500;
 /// The priority that is above all others.
 const ALL: u8 = u8::MAX;
 
@@ -43,15 +46,15 @@ fn pull(request: &[u8]) -> Vec<u8> {
     let request: PullRequest = envelope::decode(request)
         .unwrap_or_else(|e| raise(PgSqlErrorCode::ERRCODE_INVALID_BINARY_REPRESENTATION, format!("sync.pull: {e}")));
     let user = asking_user();
-    let reply = pinned(|| {
-        Spi::connect(|_| match answer(&request, user) {
-            Answer::Delta(delta) => envelope::encode(&*delta),
-            Answer::Notice(kind, message) => {
-                envelope::encode(&Notice { kind, message, cursor: Default::default(), keep: Vec::new(), turn: request.turn })
-            }
-            Answer::Verified(notice) => envelope::encode(&Notice { turn: request.turn, ..notice }),
-        })
-    });
+    let locked = || Answer::Notice(NoticeKind::Retry, "a table is being changed and cannot be read now: ask again".into());
+    let answered = || unless_locked(PATIENCE_MS, || Spi::connect(|_| answer(&request, user))).unwrap_or_else(locked);
+    let reply = match pinned(answered) {
+        Answer::Delta(delta) => envelope::encode(&*delta),
+        Answer::Notice(kind, message) => {
+            envelope::encode(&Notice { kind, message, cursor: Default::default(), keep: Vec::new(), turn: request.turn })
+        }
+        Answer::Verified(notice) => envelope::encode(&Notice { turn: request.turn, ..notice }),
+    };
     reply.unwrap_or_else(|e| raise(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, format!("sync.pull: {e}")))
 }
 
@@ -76,7 +79,7 @@ fn answer(request: &PullRequest, user: String) -> Answer {
     let rules = catalog::rules();
     let tables = catalog::tables();
     let generation = catalog::generation();
-    if was_rewritten(&tables, generation) {
+    if was_rewritten(generation) {
         return Answer::Notice(NoticeKind::Retry, "a synced table is being rewritten: ask again".into());
     }
     let lineage = Lineage::current();
@@ -88,7 +91,9 @@ fn answer(request: &PullRequest, user: String) -> Answer {
     let members = members::of(&rules, &request.subscriptions);
     let server = Server { rules, tables, members, now, lineage, generation };
     if let Some(sums) = &request.sums {
-        return Answer::Verified(server.verify(sums));
+        let stands =
+            cursor::decode(&request.cursor).filter(|base| lineage_and_log(base, None, &server.lineage, &server.now).is_ok());
+        return Answer::Verified(server.verify(sums, stands.as_ref()));
     }
     let held = match (&running, server.held(request)) {
         (Some(running), _) => running.known.clone(),
@@ -115,6 +120,17 @@ fn standing(request: &PullRequest, lineage: &Lineage, now: &Snapshot) -> Result<
     } else {
         (Cursor::empty(lineage.clone()), None, None)
     };
+    lineage_and_log(&base, running.as_ref(), lineage, now)?;
+    Ok((base, running, pass))
+}
+
+/// Whether a cursor is of this history, and the log reaches back to it.
+fn lineage_and_log(
+    base: &Cursor,
+    running: Option<&Running>,
+    lineage: &Lineage,
+    now: &Snapshot,
+) -> Result<(), (NoticeKind, String)> {
     match lineage.standing_of(&base.lineage) {
         Standing::Valid => {}
         Standing::Behind => {
@@ -122,7 +138,7 @@ fn standing(request: &PullRequest, lineage: &Lineage, now: &Snapshot) -> Result<
         }
         Standing::Other(why) => return Err((NoticeKind::Resync, format!("the server's history has changed: {why}"))),
     }
-    let seen = base.levels.iter().map(|(_, s)| s).chain(running.as_ref().map(|r| &r.start));
+    let seen = base.levels.iter().map(|(_, s)| s).chain(running.map(|r| &r.start));
     let horizon = horizon();
     for snapshot in seen {
         if now.running.iter().any(|&xid| snapshot.includes(xid)) || now.xmax < snapshot.xmin {
@@ -132,7 +148,7 @@ fn standing(request: &PullRequest, lineage: &Lineage, now: &Snapshot) -> Result<
             return Err((NoticeKind::Resync, "the device was away for longer than the log reaches back".into()));
         }
     }
-    Ok((base, running, pass))
+    Ok(())
 }
 
 /// In a restored, copied or upgraded database the capture triggers do nothing until the rules have been read anew: what they miss
@@ -153,21 +169,18 @@ fn horizon() -> u64 {
 }
 
 /// A TRUNCATE or rewrite that committed after our snapshot makes a table look empty, and a rule changed meanwhile no longer fits
-/// what we read: both are seen by comparing the snapshot's catalog with the current one, under a lock that keeps it so.
-fn was_rewritten(tables: &[SyncedTable], generation: i64) -> bool {
-    let relations: Vec<_> = tables.iter().map(|t| t.relation).collect();
-    snapshot::lock_shared(&relations);
+/// what we read: both are seen by comparing the snapshot's catalog with the current one, under a lock that keeps it so. Partitions are
+/// locked too, since each may be truncated by itself.
+fn was_rewritten(generation: i64) -> bool {
+    let sql = Kept("SELECT pg_catalog.array_agg(relid ORDER BY relid) FROM sync.captured");
+    let relations = Spi::connect(|c| c.select(sql, Some(1), &[])?.first().get_one::<Vec<pgrx::pg_sys::Oid>>());
+    snapshot::lock_shared(&spi("reading sync.captured", relations).unwrap_or_default());
     let same = Spi::connect(|c| {
-        c.select(
-            "SELECT coalesce(pg_catalog.bool_and(pg_catalog.pg_relation_filenode(c.oid) = c.relfilenode), true)
-             FROM pg_catalog.pg_class c
-             WHERE c.relkind = 'r' AND (c.oid = ANY ($1) OR c.oid IN (
-                 SELECT p.relid FROM pg_catalog.unnest($1) AS t(oid), pg_catalog.pg_partition_tree(t.oid) AS p WHERE c.relispartition))",
-            Some(1),
-            &[relations.into()],
-        )?
-        .first()
-        .get_one::<bool>()
+        // One look into an index for each, however many other relations there are.
+        let sql = "SELECT coalesce(pg_catalog.bool_and(k.same), true) FROM sync.captured t CROSS JOIN LATERAL (
+                 SELECT coalesce(pg_catalog.pg_relation_filenode(c.oid) = c.relfilenode, false) AS same
+                 FROM pg_catalog.pg_class c WHERE c.oid = t.relid AND c.relkind = 'r' OFFSET 0) AS k";
+        c.select(Kept(sql), Some(1), &[])?.first().get_one::<bool>()
     });
     let same = spi("comparing relations", same).unwrap_or(false);
     !same || snapshot::with_latest(catalog::generation) != generation
@@ -200,8 +213,9 @@ impl Server {
         Some(held)
     }
 
-    /// Compares the device's own sums with ours: buckets that are equal in all their parts are kept.
-    fn verify(&self, theirs: &[PartSum]) -> Notice {
+    /// Compares the device's own sums with ours: buckets that are equal in all their parts are kept. Parts whose sums are not known yet
+    /// are kept where the device stands at a cursor of this history and nothing has changed in them since.
+    fn verify(&self, theirs: &[PartSum], stands: Option<&Cursor>) -> Notice {
         let theirs: HashMap<_, _> = theirs.iter().map(|s| ((s.bucket, s.entry), s.content)).collect();
         let ids: Vec<BucketId> = self.members.iter().map(|m| m.id).collect();
         let ours = sums::of(&ids);
@@ -214,9 +228,17 @@ impl Server {
             .filter(|(bucket, entry)| of_rule.get(entry).is_some_and(|rule| rule_of.get(bucket).is_some_and(|of| of != rule)))
             .map(|(bucket, _)| *bucket)
             .collect();
-        let keep = self.members.iter().filter(|m| !strange.contains(&m.id)).filter(|m| {
-            self.rules[m.rule].entries.iter().all(|e| e.ready && part(&theirs, m.id, e.id) == part(&ours, m.id, e.id))
-        });
+        let waiting = self.rules.iter().flat_map(|r| &r.entries).any(|e| !e.ready);
+        let moved = stands.filter(|_| waiting).map(|cursor| changes::touched(cursor, &self.members));
+        let untouched = |m: &Member, entry| {
+            let known = stands.is_some_and(|cursor| cursor.entries.contains(&entry) && cursor.level(m.priority).is_some());
+            known && moved.as_ref().is_some_and(|moved| !moved.contains(&(m.id, entry)))
+        };
+        let equal = |m: &Member, e: &catalog::Entry| match e.ready {
+            true => part(&theirs, m.id, e.id) == part(&ours, m.id, e.id),
+            false => untouched(m, e.id),
+        };
+        let keep = (self.members.iter()).filter(|m| !strange.contains(&m.id) && self.rules[m.rule].entries.iter().all(|e| equal(m, e)));
         let mut cursor = Cursor::empty(self.lineage.clone());
         cursor.advance(ALL, &self.now);
         // Those that the device names and that are no more are listed too: the next pass reports them gone.

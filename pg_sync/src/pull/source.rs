@@ -148,7 +148,9 @@ impl<'a> Source<'a> {
                     found.put(keys + i, &mut values);
                     ends.push(values.len());
                 }
-                page.row(part, &values);
+                if !row::is_too_large(&values) {
+                    page.row(part, &values);
+                }
                 if page.is_full() {
                     last = key_position.iter().flat_map(|&i| values[ends[i]..ends[i + 1]].iter().copied()).collect();
                 }
@@ -158,8 +160,9 @@ impl<'a> Source<'a> {
         (!whole).then_some(last)
     }
 
-    /// The current rows of the given primary keys; None for rows that do not exist.
-    pub fn current(&mut self, keys: &[&[u8]]) -> Vec<Option<Current>> {
+    /// The current rows of the given primary keys; None for rows that do not exist. `budget` goes down by their bytes: where it does not
+    /// suffice for several keys, there is no answer.
+    pub fn current(&mut self, keys: &[&[u8]], budget: &mut usize) -> Option<Vec<Option<Current>>> {
         let mut arrays: Vec<Vec<Option<String>>> = vec![Vec::with_capacity(keys.len()); self.pk_renderers.len()];
         for key in keys {
             let texts = self.parameters(&self.pk_renderers, &row::decode(key).unwrap_or_default());
@@ -172,7 +175,7 @@ impl<'a> Source<'a> {
         let rule = self.rule;
         let slot = &mut self.current;
         let mut rows: Vec<Option<Current>> = keys.iter().map(|_| None).collect();
-        as_role(self.table.owner, || {
+        let whole = as_role(self.table.owner, || {
             let query = slot.get_or_insert_with(|| Query::kept(&what, &sql, &types));
             query.each(&arguments, |mut found| {
                 let n = found.integer(0) as usize - 1;
@@ -183,10 +186,12 @@ impl<'a> Source<'a> {
                 }
                 let mut values = Vec::new();
                 (0..columns).for_each(|i| found.put(2 + key_count + i, &mut values));
+                *budget = budget.saturating_sub(values.len());
+                let is_in = is_in && !row::is_too_large(&values);
                 rows[n] = Some(Current { bucket: is_in.then(|| bucket_id(&rule.name, &key)), values });
-                true
-            });
+                *budget > 0 || keys.len() == 1
+            })
         });
-        rows
+        whole.then_some(rows)
     }
 }

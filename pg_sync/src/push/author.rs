@@ -4,6 +4,7 @@ use super::statements::{Parameter, Statements};
 use super::target::Target;
 use crate::catalog::{self, Rule};
 use crate::error::spi;
+use crate::expr::quote;
 use crate::identity::as_role;
 use crate::render::{pinned, Renderer};
 use pgrx::pg_sys::Oid;
@@ -57,12 +58,8 @@ impl Authors {
     /// Finds the row of `key` in the log. The buckets are those of the row as it is now: an op that moved it there counts as a
     /// change of every column.
     pub fn trace(&self, statements: &mut Statements, target: &mut Target, key: &[Parameter]) -> Result<Trace, super::Refusal> {
-        let mut values = Vec::new();
-        for (i, &parameter) in key.iter().enumerate() {
-            let column = target.table.key[i];
-            values.push(statements.render(&mut target.renderers[column], parameter)?);
-        }
-        let mut trace = Trace { buckets: Vec::new(), entries: Vec::new(), key: row::encode(&values) };
+        let mut trace =
+            Trace { buckets: Vec::new(), entries: Vec::new(), key: row::encode(&self.stored_key(statements, target, key)?) };
         let rules = self.rules.get_or_init(|| crate::identity::as_owner(self.owner, || pinned(catalog::rules)));
         // A bucket for everybody is likely to have the longest log.
         for global in [false, true] {
@@ -83,6 +80,27 @@ impl Authors {
             }
         }
         Ok(trace)
+    }
+
+    /// The key as the row has it: for citext, numeric and others, equal is not identical, and the log names rows as they are.
+    fn stored_key(
+        &self,
+        statements: &mut Statements,
+        target: &mut Target,
+        key: &[Parameter],
+    ) -> Result<Vec<Value>, super::Refusal> {
+        let columns = target.table.key.clone();
+        let list = columns.iter().map(|&i| quote(&target.table.columns[i].name)).collect::<Vec<_>>().join(", ");
+        let sql = format!("SELECT {list} FROM {} {}", target.table.name, target.where_key(1));
+        let mut renderers: Vec<Renderer> = columns.iter().map(|&i| Renderer::new(target.table.columns[i].type_oid)).collect();
+        let found =
+            as_role(target.table.owner, || pinned(|| statements.run(&sql, key, &mut renderers.iter_mut().collect::<Vec<_>>())))?;
+        match found.row {
+            Some(values) => Ok(values),
+            None => {
+                columns.iter().zip(key).map(|(&i, &parameter)| statements.render(&mut target.renderers[i], parameter)).collect()
+            }
+        }
     }
 
     /// The key of the row's bucket by one entry; None for a row that is in none. Evaluated as pull does: as the rule's owner.

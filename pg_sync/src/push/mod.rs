@@ -29,7 +29,7 @@ mod registry;
 mod retry;
 mod role;
 mod statements;
-mod subtransaction;
+pub mod subtransaction;
 mod target;
 mod witness;
 

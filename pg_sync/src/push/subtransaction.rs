@@ -84,6 +84,58 @@ pub fn run<T>(f: impl FnOnce() -> Result<T, Refusal>) -> Result<T, Refusal> {
     }
 }
 
+/// Runs `f` in a subtransaction where no lock is waited for longer than `patience_ms`: shorter than the deadlock detector waits, so
+/// that nobody else is sacrificed for this transaction. None: a lock was not to be had, and `f` was undone.
+pub fn unless_locked<T>(patience_ms: i32, f: impl FnOnce() -> T) -> Option<T> {
+    // SAFETY: as in `run`. The setting ends with the subtransaction, and so does whatever an ERROR leaves behind before it goes on.
+    let result = unsafe {
+        let memory = pg_sys::CurrentMemoryContext;
+        let resources = pg_sys::CurrentResourceOwner;
+        let patience = patience_ms.min(pg_sys::DeadlockTimeout / 2).max(1);
+        pg_sys::BeginInternalSubTransaction(std::ptr::null());
+        pg_sys::MemoryContextSwitchTo(memory);
+        if pg_sys::LockTimeout == 0 || pg_sys::LockTimeout > patience {
+            set_lock_timeout(patience);
+        }
+        let result = PgTryBuilder::new(AssertUnwindSafe(|| Ok(f()))).catch_others(|error| Err(Box::new(error))).execute();
+        match &result {
+            Ok(_) => pg_sys::ReleaseCurrentSubTransaction(),
+            Err(_) => pg_sys::RollbackAndReleaseCurrentSubTransaction(),
+        }
+        pg_sys::MemoryContextSwitchTo(memory);
+        pg_sys::CurrentResourceOwner = resources;
+        result
+    };
+    let error = match result {
+        Ok(value) => return Some(value),
+        Err(error) => *error,
+    };
+    let passing = [PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE, PgSqlErrorCode::ERRCODE_T_R_DEADLOCK_DETECTED];
+    match &error {
+        CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) if passing.contains(&report.sql_error_code()) => {
+            None
+        }
+        _ => error.rethrow(),
+    }
+}
+
+fn set_lock_timeout(milliseconds: i32) {
+    let Ok(text) = std::ffi::CString::new(milliseconds.to_string()) else { return };
+    // SAFETY: a change of a setting that any user may change, undone with the subtransaction.
+    unsafe {
+        pg_sys::set_config_option(
+            c"lock_timeout".as_ptr(),
+            text.as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            0,
+            false,
+        );
+    }
+}
+
 /// Our entry in Postgres's stack of error callbacks; taken out also when a panic passes.
 struct Frame(Box<pg_sys::ErrorContextCallback>);
 

@@ -101,7 +101,8 @@ fn the_schema_alone_does_nothing_and_the_data_bring_the_rules() {
     let restored = Cluster::shared().empty_database();
     restored.load(&schema);
     restored.run("INSERT INTO item VALUES (1, 1, 'nothing is synced here')");
-    assert_eq!(server_value(&mut restored.connect(), "SELECT count(*) FROM sync.rules"), "0");
+    let known = "SELECT (SELECT count(*) FROM sync.rules), (SELECT count(*) FROM sync.op), (SELECT count(*) FROM pg_trigger WHERE tgname ~ '^sync_capture')";
+    assert_eq!(server_rows(&mut restored.connect(), known), [["0", "0", "8"]]);
     restored.run("DELETE FROM item");
     restored.load(&data);
     go_on(&mut lists, restored);

@@ -293,3 +293,28 @@ fn claims_of_an_ordinary_session_are_not_believed() {
         );
     }
 }
+
+#[test]
+fn a_key_that_is_equal_and_not_identical_is_no_conflict_of_a_device_with_itself() {
+    let db = Cluster::shared().database();
+    db.run("CREATE EXTENSION citext");
+    db.run(
+        "CREATE TABLE tag (name citext PRIMARY KEY, body text);
+         CREATE FUNCTION shout() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.body := NEW.body || '!'; RETURN NEW; END $$;
+         CREATE TRIGGER shout BEFORE UPDATE ON tag FOR EACH ROW WHEN (NEW.body IS DISTINCT FROM OLD.body) EXECUTE FUNCTION shout();
+         INSERT INTO tag VALUES ('abc', 'one')",
+    );
+    db.run("SELECT sync.create_bucket('all'); SELECT sync.add_table('all', 'tag')");
+    let (mut server, device) = (db.connect(), Device::new("ann"));
+    device.sync(&mut server);
+    db.run("UPDATE tag SET name = 'ABC'");
+    for body in ["two", "three"] {
+        device.run(&format!("UPDATE tag SET body = '{body}' WHERE name = 'abc'"));
+        device.push(&mut server);
+    }
+    device.pull(&mut server);
+    assert_eq!(server_rows(&mut server, "SELECT name, body FROM tag"), [["ABC", "three!"]]);
+    assert_eq!(server_value(&mut server, "SELECT count(*) FROM sync.conflict"), "0");
+    assert_same(&device, &mut server, "SELECT name, body FROM tag");
+    assert_verified(&device);
+}

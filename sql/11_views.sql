@@ -52,4 +52,6 @@ GRANT EXECUTE ON FUNCTION sync.keep_history(regclass, interval), sync.drop_histo
     sync.history_key(regclass, text), sync.key_condition(regclass, text), sync.current_row(regclass, jsonb),
     sync.check_reach(regclass, timestamptz), sync.row_at(regclass, jsonb, timestamptz), sync.restore_statements(regclass, jsonb),
     sync.batch_images(uuid, bigint), sync.constraint_test(regclass, text, oid) TO sync_admin;
+-- What the views above read.
+GRANT EXECUTE ON FUNCTION sync.policies_of(oid[]), sync.home(), sync.fresh_key(regclass), sync.base_type(oid) TO sync_admin;
 SELECT sync.remember_labels();

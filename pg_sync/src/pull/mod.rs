@@ -238,7 +238,8 @@ impl Server {
             true => part(&theirs, m.id, e.id) == part(&ours, m.id, e.id),
             false => untouched(m, e.id),
         };
-        let keep = (self.members.iter()).filter(|m| !strange.contains(&m.id) && self.rules[m.rule].entries.iter().all(|e| equal(m, e)));
+        let keep =
+            (self.members.iter()).filter(|m| !strange.contains(&m.id) && self.rules[m.rule].entries.iter().all(|e| equal(m, e)));
         let mut cursor = Cursor::empty(self.lineage.clone());
         cursor.advance(ALL, &self.now);
         // Those that the device names and that are no more are listed too: the next pass reports them gone.

@@ -7,7 +7,7 @@
 
 CREATE TABLE sync.carried (
     home    text NOT NULL,
-    kind    text NOT NULL CHECK (kind IN ('rule', 'table')),
+    kind    text NOT NULL CHECK (kind IN ('rule', 'table', 'history')),
     name    text NOT NULL,
     content jsonb NOT NULL,
     problem text
@@ -57,8 +57,10 @@ END
 $$;
 COMMENT ON FUNCTION sync.pack_settings(regclass) IS 'What is declared about one synced table, by name.';
 
+-- Checked when it runs, since the table of histories is made further down.
 CREATE FUNCTION sync.pack() RETURNS void
-    LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
     WITH declared (kind, name, content) AS (
         SELECT 'rule', r.name, jsonb_build_object('members', r.members, 'priority', r.priority, 'owner', r.owner::text,
             'key_types', (SELECT coalesce(jsonb_agg(format_type(t.id, NULL) ORDER BY t.n), '[]') FROM unnest(r.key_types) WITH ORDINALITY t(id, n)
@@ -73,6 +75,9 @@ CREATE FUNCTION sync.pack() RETURNS void
                 FROM sync.entry e JOIN sync.rule r USING (rule_id) WHERE e.relid = t.relid),
             'settings', sync.pack_settings(t.relid))
         FROM sync.synced_table t JOIN pg_class c ON c.oid = t.relid JOIN pg_namespace n ON n.oid = c.relnamespace
+        UNION ALL
+        SELECT 'history', format('%I.%I', n.nspname, c.relname), jsonb_build_object('keep', k.keep)
+        FROM sync.kept_table k JOIN pg_class c ON c.oid = k.relid JOIN pg_namespace n ON n.oid = c.relnamespace
     ), gone AS (
         DELETE FROM sync.carried o WHERE o.home = sync.home() AND o.problem IS NULL
             AND NOT EXISTS (SELECT FROM declared d WHERE d.kind = o.kind AND d.name = o.name AND d.content = o.content)
@@ -80,7 +85,8 @@ CREATE FUNCTION sync.pack() RETURNS void
     INSERT INTO sync.carried (home, kind, name, content)
     SELECT sync.home(), d.kind, d.name, d.content FROM declared d
     WHERE NOT EXISTS (SELECT FROM sync.carried o
-        WHERE o.home = sync.home() AND o.problem IS NULL AND o.kind = d.kind AND o.name = d.name AND o.content = d.content)
+        WHERE o.home = sync.home() AND o.problem IS NULL AND o.kind = d.kind AND o.name = d.name AND o.content = d.content);
+END
 $$;
 COMMENT ON FUNCTION sync.pack() IS 'Writes down by name what was declared; called after each change of the rules, and by maintain.';
 
@@ -150,13 +156,17 @@ DECLARE
     words text;
 BEGIN
     FOR one IN
-        SELECT o.ctid AS place, o.* FROM sync.carried o WHERE o.home <> here OR o.problem IS NOT NULL ORDER BY o.kind, o.name
+        SELECT o.ctid AS place, o.* FROM sync.carried o WHERE o.home <> here OR o.problem IS NOT NULL ORDER BY o.kind = 'table', o.kind, o.name
     LOOP
         BEGIN
             IF one.kind = 'rule' THEN
                 PERFORM sync.unpack_rule(one.name, one.content);
-            ELSE
+            ELSIF one.kind = 'table' THEN
                 PERFORM sync.unpack_table(one.name, one.content);
+            ELSIF to_regclass(one.name) IS NULL THEN
+                RAISE EXCEPTION 'there is no such table' USING ERRCODE = 'undefined_table';
+            ELSE
+                PERFORM sync.put_history(to_regclass(one.name), (one.content ->> 'keep')::interval);
             END IF;
             DELETE FROM sync.carried o WHERE o.ctid = one.place;
         EXCEPTION WHEN OTHERS THEN

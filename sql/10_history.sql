@@ -85,6 +85,7 @@ BEGIN
     END IF;
     UPDATE sync.kept_table SET keep = how_long WHERE relid = rel;
     IF FOUND THEN
+        PERFORM sync.pack();
         RETURN;
     END IF;
     IF (SELECT c.relkind NOT IN ('r', 'p') OR c.relispartition OR c.relpersistence = 't' FROM pg_class c WHERE c.oid = rel) THEN
@@ -99,6 +100,7 @@ BEGIN
     PERFORM sync.lock_against_writers(rel);
     INSERT INTO sync.kept_table (relid, keep, since, definition) VALUES (rel, how_long, clock_timestamp(), '');
     PERFORM sync.install_history(rel);
+    PERFORM sync.pack();
 END
 $$;
 COMMENT ON FUNCTION sync.put_history(regclass, interval) IS 'Second half of keep_history; not to be called directly.';

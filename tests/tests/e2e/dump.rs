@@ -22,6 +22,7 @@ fn declared() -> Lists {
     lists.run(
         "CREATE TABLE heard (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, note text); SELECT sync.add_upload_table('heard')",
     );
+    lists.run("SELECT sync.keep_history('item', '30 days')");
     lists.ann.run("INSERT INTO item VALUES (1000, 1, 'sent before the dump', 0)");
     lists.sync();
     lists.run("SELECT sync.maintain()");
@@ -77,6 +78,7 @@ fn a_plain_dump_carries_the_rules_and_the_first_push_makes_them_anew() {
     lists.ann.push(&mut lists.server);
     check_second(&mut lists);
     assert_eq!(server_rows(&mut lists.server, rules), before);
+    assert_eq!(server_value(&mut lists.server, "SELECT count(*) > 0 FROM sync.history('item', '6')"), "t");
     assert_eq!([policies, tables].map(|sql| server_rows(&mut lists.server, sql)), declared);
     assert_eq!(lists.bob.value("SELECT body FROM item WHERE id = 1002"), "written before the rules came to life");
 }
@@ -122,7 +124,10 @@ fn a_table_that_is_missing_after_a_restore_waits_and_rejects_nothing() {
     let batches = lists.ann.pending_ops().expect("something waits");
     let reply = server_push(&mut lists.server, &lists.ann.user, &batches).expect("a reply");
     assert_eq!(lists.ann.apply(&reply).expect("a reply is applied").verdicts("later"), 1);
-    let problem = server_value(&mut lists.server, "SELECT name || ': ' || problem FROM sync.carried WHERE problem IS NOT NULL");
+    let problem = server_value(
+        &mut lists.server,
+        "SELECT name || ': ' || problem FROM sync.carried WHERE problem IS NOT NULL AND kind = 'table'",
+    );
     assert_eq!(problem, "public.item: there is no such table");
     lists.run("CREATE TABLE item (id int PRIMARY KEY, list int, body text, hidden boolean NOT NULL DEFAULT false)");
     lists.run("SELECT sync.maintain()");

@@ -18,7 +18,7 @@ COMMENT ON COLUMN sync.kept_table.since IS 'Nothing is known about earlier times
 COMMENT ON COLUMN sync.kept_table.definition IS 'The argument that the triggers must have.';
 
 CREATE TABLE sync.version (
-    version_id  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    version_id  bigint GENERATED ALWAYS AS IDENTITY,
     relid       pg_catalog.oid NOT NULL,
     key         jsonb NOT NULL,
     before      jsonb,

@@ -12,6 +12,8 @@ const OWNERS: usize = 100;
 const PLAIN: &str = "plain";
 const OURS: &str = "pg_sync";
 const PLPGSQL: &str = "PL/pgSQL";
+/// pg_sync with `sync.keep_history` for both tables.
+const HISTORY: &str = "pg_sync with history";
 
 /// Two tables in a database: one with only a primary key, one with two more indexes and a foreign key.
 fn tables(rows: usize) -> String {
@@ -61,12 +63,15 @@ fn prepare(name: &str, session: &mut Session, rows: usize) {
         session.run(statement);
     }
     match name {
-        OURS => {
+        OURS | HISTORY => {
             session.run("SELECT sync.create_bucket('owner', members => 'SELECT id FROM owner')");
             for table in ["slim", "wide"] {
                 session.run(&format!("SELECT sync.add_table('owner', '{table}', key => 'owner_id')"));
             }
             session.run("SELECT sync.maintain()");
+            if name == HISTORY {
+                session.run("SELECT sync.keep_history('slim'); SELECT sync.keep_history('wide')");
+            }
         }
         PLPGSQL => {
             session.run(PLPGSQL_CAPTURE);
@@ -87,6 +92,7 @@ fn prepare(name: &str, session: &mut Session, rows: usize) {
 fn log(name: &str) -> Option<&'static str> {
     match name {
         OURS => Some("sync.op"),
+        HISTORY => Some("sync.version"),
         PLPGSQL => Some("log"),
         _ => None,
     }
@@ -97,6 +103,9 @@ fn clear(name: &str, session: &mut Session, table: &str) {
     session.run(&format!("TRUNCATE {table}"));
     if let Some(log) = log(name) {
         session.run(&format!("TRUNCATE {log}"));
+    }
+    if name == HISTORY {
+        session.run("TRUNCATE sync.op");
     }
     session.run("CHECKPOINT");
 }
@@ -133,7 +142,7 @@ struct Contender<'a> {
 
 /// Runs everything about capture.
 pub fn run(cluster: &Cluster, size: &Size, report: &mut Report) {
-    let databases: Vec<_> = [PLAIN, OURS, PLPGSQL].map(|name| (name, cluster.database())).into_iter().collect();
+    let databases: Vec<_> = [PLAIN, OURS, PLPGSQL, HISTORY].map(|name| (name, cluster.database())).into_iter().collect();
     let contenders: Vec<_> = databases
         .iter()
         .map(|(name, database)| {
@@ -151,8 +160,9 @@ pub fn run(cluster: &Cluster, size: &Size, report: &mut Report) {
             &format!("Capture, bulk: a table with {about}"),
             &format!(
                 "{} rows of 117 bytes of values for {OWNERS} owners, `INSERT ... SELECT`, `UPDATE` of one column of all rows, `DELETE` \
-                 of all, each one transaction, in three databases of one server: without capture, with a rule of pg_sync (one bucket \
-                 per owner), and with statement triggers in PL/pgSQL that log the same facts. Ratios are of times.",
+                 of all, each one transaction, in four databases of one server: without capture, with a rule of pg_sync (one bucket \
+                 per owner), with statement triggers in PL/pgSQL that log the same facts, and with a rule and `sync.keep_history`, which also \
+                 keeps what each row was. Ratios are of times.",
                 size.rows
             ),
         );
@@ -178,6 +188,18 @@ fn bulk_lines(rounds: &Rounds, goals: [Goal; 3], size: &Size, report: &mut Repor
             rounds.ratio(OURS, PLAIN, cpu),
         );
         report.line(&format!("{kind}, PL/pgSQL over plain"), Unit::Times, Goal::None, rounds.ratio(PLPGSQL, PLAIN, kind));
+        report.line(
+            &format!("{kind}, pg_sync with history over plain"),
+            Unit::Times,
+            Goal::None,
+            rounds.ratio(HISTORY, PLAIN, kind),
+        );
+        report.line(
+            &format!("{kind}, pg_sync with history over pg_sync"),
+            Unit::Times,
+            Goal::None,
+            rounds.ratio(HISTORY, OURS, kind),
+        );
     }
     for wal in ["insert wal", "update wal", "delete wal"] {
         let what = wal.replace(" wal", "");
@@ -190,7 +212,7 @@ fn bulk_lines(rounds: &Rounds, goals: [Goal; 3], size: &Size, report: &mut Repor
             rounds.ratio(PLPGSQL, PLAIN, wal),
         );
     }
-    for name in [OURS, PLPGSQL] {
+    for name in [OURS, PLPGSQL, HISTORY] {
         report.line(&format!("log per op, heap, {name}"), Unit::Of("B"), Goal::None, rounds.values(name, "log heap"));
         report.line(&format!("log per op, index, {name}"), Unit::Of("B"), Goal::None, rounds.values(name, "log index"));
     }
@@ -234,6 +256,8 @@ fn single(contenders: &[Contender<'_>], size: &Size, report: &mut Report) {
         report.line(&format!("{about}, plain"), Unit::Of("tps"), Goal::None, rounds.values(PLAIN, "tps"));
         report.line(&format!("{about}, pg_sync over plain"), Unit::Times, goal, rounds.ratio(OURS, PLAIN, "tps"));
         report.line(&format!("{about}, PL/pgSQL over plain"), Unit::Times, Goal::None, rounds.ratio(PLPGSQL, PLAIN, "tps"));
+        let history = rounds.ratio(HISTORY, PLAIN, "tps");
+        report.line(&format!("{about}, pg_sync with history over plain"), Unit::Times, Goal::None, history);
     }
 }
 

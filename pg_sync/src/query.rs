@@ -73,6 +73,11 @@ impl Row<'_> {
         self.nulls[column]
     }
 
+    /// A column's datum, which lives until the next row; None for NULL.
+    pub fn datum(&self, column: usize) -> Option<pg_sys::Datum> {
+        (!self.nulls[column]).then(|| self.values[column])
+    }
+
     /// Appends a column's wire value.
     pub fn put(&mut self, column: usize, out: &mut Vec<u8>) {
         // SAFETY: the renderer was made for this column's type.

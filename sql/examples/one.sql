@@ -151,3 +151,8 @@ SELECT sync.add_table('conversation', 'participants', key => 'conversation_id');
 SELECT sync.add_table('conversation', 'messages', key => 'conversation_id', filter => 'NOT draft');
 SELECT sync.add_table('conversation', 'agent_state', key => 'conversation_id');
 SELECT sync.add_table('conversation', 'media_refs', key => 'conversation_id');
+
+-- History -------------------------------------------------------------------------------------------------------------------
+
+-- What messages said before somebody edited or deleted them.
+SELECT sync.keep_history('messages', '30 days');

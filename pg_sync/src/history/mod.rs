@@ -14,16 +14,16 @@ use crate::error::spi;
 use crate::expr::{quote, relation_name};
 use crate::identity;
 use crate::push::note;
-use crate::query::Query;
+use crate::query::{Kept, Query};
 use crate::render::pinned;
+use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::{self, Oid};
 use pgrx::prelude::*;
 use serde::Deserialize;
 use std::ffi::CStr;
-use sync_shared::{row, Value};
 
 /// Versions that are written at once.
-const CHUNK: usize = 1000;
+const CHUNK: i64 = 1000;
 
 /// The trigger's argument, made by `sync.history_definition`.
 #[derive(Deserialize)]
@@ -84,43 +84,65 @@ unsafe fn statement(trigger: *mut pg_sys::TriggerData, definition: &Definition) 
                 definition.key.iter().map(|c| format!("{}, {row}.{}", pgrx::spi::quote_literal(c), quote(c))).collect();
             format!("pg_catalog.jsonb_build_object({})", pairs.join(", "))
         };
-        let image =
-            |from: &str| format!("(SELECT {} AS key, pg_catalog.to_jsonb(r)::text AS image FROM {from} AS r OFFSET 0)", key("r"));
-        let hash = |image: &str| format!("coalesce(pg_catalog.hashtextextended({image}, 0) | 1, 0)");
-        let columns = |old: &str, new: &str| format!("{old}, {}, {}", hash(old), hash(new));
-        let none = "NULL::text";
+        // The order of one row's versions is told by hashes of the row's text: see sql/10_history.sql.
+        let rows = |name: &str, from: &str| {
+            format!("(SELECT {} AS key, r::text AS line, r AS row FROM {from} AS r OFFSET 0) AS {name}", key("r"))
+        };
+        let hash = |line: &str| format!("coalesce(hashtextextended({line}, 0) | 1, 0)");
+        let versions = |key: &str, before: &str, hashes: [String; 2], from: String| {
+            format!(
+                "SELECT {key} AS key, {before} AS before, {} AS before_hash, {} AS after_hash FROM {from}",
+                hashes[0], hashes[1]
+            )
+        };
+        let none = || "0::int8".to_owned();
+        let gone = |from: &str| versions("o.key", "to_jsonb(o.row)", [hash("o.line"), none()], rows("o", from));
         let sql = match (*trigger).tg_event & pg_sys::TRIGGER_EVENT_OPMASK {
-            pg_sys::TRIGGER_EVENT_INSERT => {
-                format!("SELECT n.key::text, {} FROM {} AS n", columns(none, "n.image"), image("sync_new"))
-            }
-            pg_sys::TRIGGER_EVENT_DELETE => {
-                format!("SELECT o.key::text, {} FROM {} AS o", columns("o.image", none), image("sync_old"))
-            }
-            pg_sys::TRIGGER_EVENT_UPDATE => format!(
-                "SELECT coalesce(o.key, n.key)::text, {} FROM {} AS o FULL JOIN {} AS n ON o.key = n.key
-                 WHERE o.image IS DISTINCT FROM n.image",
-                columns("o.image", "n.image"),
-                image("sync_old"),
-                image("sync_new")
+            pg_sys::TRIGGER_EVENT_INSERT => versions("n.key", "NULL::jsonb", [none(), hash("n.line")], rows("n", "sync_new")),
+            pg_sys::TRIGGER_EVENT_DELETE => gone("sync_old"),
+            pg_sys::TRIGGER_EVENT_UPDATE => versions(
+                "coalesce(o.key, n.key)",
+                "CASE WHEN o.key IS NOT NULL THEN to_jsonb(o.row) END",
+                [hash("o.line"), hash("n.line")],
+                format!(
+                    "{} FULL JOIN {} ON o.key = n.key WHERE o.line IS DISTINCT FROM n.line",
+                    rows("o", "sync_old"),
+                    rows("n", "sync_new")
+                ),
             ),
             // A partitioned table has no rows of its own; TRUNCATE names its partitions too.
             _ if form.relkind != pg_sys::RELKIND_RELATION as std::ffi::c_char => return,
-            _ => format!(
-                "SELECT o.key::text, {} FROM {} AS o",
-                columns("o.image", none),
-                image(&format!("ONLY {}", relation_name((*relation).rd_id)))
-            ),
+            _ => gone(&format!("ONLY {}", relation_name((*relation).rd_id))),
         };
-        let (table, owner) = (form.relowner, sync_owner());
-        let mut writer = Writer { owner, root: definition.root.into(), user: identity::writing_user(), rows: Vec::new() };
+        let count = |store: *mut pg_sys::Tuplestorestate| match store.is_null() {
+            true => i64::MAX,
+            false => pg_sys::tuplestore_tuple_count(store),
+        };
+        let few = count((*trigger).tg_oldtable).min(count((*trigger).tg_newtable)) <= CHUNK;
+        // A kept plan belongs to one relation: over another one's transition tables it would read wrong columns.
+        let sql = format!("/* {} */ {}", (*relation).rd_id.to_u32(), in_arrays(&sql, few));
+        let writer = Writer { owner: sync_owner(), root: definition.root.into(), user: identity::writing_user() };
         pinned(|| {
             Spi::connect(|_| {
                 pg_sys::SPI_register_trigger_data(trigger);
-                identity::as_role(table, || read(&sql, &mut writer));
+                identity::as_role(form.relowner, || {
+                    Query::kept("sync.keep_version()", &sql, &[]).each(&[], |found| {
+                        writer.write([0, 1, 2, 3].map(|column| found.datum(column)));
+                        true
+                    })
+                })
             });
-            writer.flush();
         });
     }
+}
+
+/// The same with each column as an array: one row for all versions, or for some of many.
+fn in_arrays(versions: &str, few: bool) -> String {
+    let arrays = "SELECT array_agg(v.key), array_agg(v.before), array_agg(v.before_hash), array_agg(v.after_hash) FROM";
+    if few {
+        return format!("{arrays} ({versions}) AS v");
+    }
+    format!("{arrays} (SELECT i.*, row_number() OVER () / {CHUNK} AS chunk FROM ({versions}) AS i) AS v GROUP BY v.chunk")
 }
 
 /// The owner of the schema `sync`, from the catalog's cache: this runs for every statement.
@@ -142,56 +164,34 @@ unsafe fn sync_owner() -> Oid {
     }
 }
 
-fn read(sql: &str, writer: &mut Writer) {
-    let mut bytes = Vec::new();
-    Query::prepare("sync.keep_version()", sql, &[]).each(&[], |mut found| {
-        bytes.clear();
-        (0..4).for_each(|i| found.put(i, &mut bytes));
-        let values = row::decode(&bytes).unwrap_or_else(|e| error!("sync.keep_version(): {e}"));
-        writer.rows.push(values);
-        if writer.rows.len() == CHUNK {
-            writer.flush();
-        }
-        true
-    });
-}
-
-/// Collects versions of one statement: key, image, and the hashes before and after.
+/// Writes versions of one statement.
 struct Writer {
     owner: Oid,
     root: Oid,
     user: String,
-    rows: Vec<Vec<Value>>,
 }
 
 impl Writer {
-    fn flush(&mut self) {
-        let rows = std::mem::take(&mut self.rows);
-        if rows.is_empty() {
-            return;
-        }
-        let text = |i: usize| -> Vec<Option<String>> {
-            let of = |row: &Vec<Value>| if let Value::Text(t) = &row[i] { Some(t.clone()) } else { None };
-            rows.iter().map(of).collect()
-        };
-        let hash = |i: usize| -> Vec<i64> {
-            let of = |row: &Vec<Value>| if let Value::Integer(h) = row[i] { h } else { 0 };
-            rows.iter().map(of).collect()
-        };
+    /// Arrays of keys, images, and the hashes before and after; NULL where there is nothing.
+    fn write(&self, arrays: [Option<pg_sys::Datum>; 4]) {
+        let [Some(keys), Some(images), Some(before), Some(after)] = arrays else { return };
         let (device, number) = note::current().unzip();
+        // SAFETY: the query that made the arrays gives them these types.
+        let array = |datum, type_oid| unsafe { DatumWithOid::new(datum, type_oid) };
         let arguments = [
             self.root.into(),
-            text(0).into(),
-            text(1).into(),
-            hash(2).into(),
-            hash(3).into(),
+            array(keys, pg_sys::JSONBARRAYOID),
+            array(images, pg_sys::JSONBARRAYOID),
+            array(before, pg_sys::INT8ARRAYOID),
+            array(after, pg_sys::INT8ARRAYOID),
             self.user.as_str().into(),
             device.map(|d| pgrx::Uuid::from_bytes(*d.as_bytes())).into(),
             number.into(),
         ];
         let sql = "INSERT INTO sync.version (relid, key, before, before_hash, after_hash, xid, at, user_id, device, number)
-             SELECT $1, v.key::jsonb, v.before::jsonb, v.before_hash, v.after_hash, pg_current_xact_id(), clock_timestamp(), $6, $7, $8
-             FROM unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[]) AS v (key, before, before_hash, after_hash)";
-        identity::as_owner(self.owner, || spi("keeping a version", Spi::run_with_args(sql, &arguments)));
+             SELECT $1, v.key, v.before, v.before_hash, v.after_hash, pg_current_xact_id(), clock_timestamp(), $6, $7, $8
+             FROM unnest($2, $3, $4, $5) AS v (key, before, before_hash, after_hash)";
+        let insert = || Spi::connect_mut(|c| c.update(Kept(sql), None, &arguments).map(|_| ()));
+        identity::as_owner(self.owner, || spi("keeping a version", insert()));
     }
 }

@@ -66,3 +66,12 @@ fn the_documents_about_the_device_do_what_they_say() {
     assert_eq!((tracks.as_str(), device.value("SELECT count(*) FROM track")), ("1", "0".into()));
     assert_eq!(device.rows("SELECT code, message FROM sync_rejected"), Vec::<Vec<String>>::new());
 }
+
+#[test]
+fn the_documents_about_history_do_what_they_say() {
+    let (_device, mut server) = run("docs/history.md", "nobody", "nobody");
+    let recipes = sync_tests::compare::server_rows(&mut server, "SELECT id, title FROM recipe ORDER BY id");
+    assert_eq!(recipes, [["1", "Bread"], ["2", "Soup"]]);
+    let operations = sync_tests::compare::server_rows(&mut server, "SELECT operation FROM sync.history('recipe', '2')");
+    assert_eq!(operations, [["delete"], ["insert"]]);
+}

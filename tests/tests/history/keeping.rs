@@ -182,3 +182,61 @@ fn odd_names_and_types_are_kept() {
     let sql = format!("SELECT m, d, a, n, i = '1 day -2:00', g FROM {table}");
     assert_eq!(server_rows(&mut server, &sql), [["la", "\\x00ff", "{1,NULL}", "12345678901234567890.123456789", "t", "1"]]);
 }
+
+#[test]
+fn tables_and_partitions_of_other_shapes_do_not_mix() {
+    // Plans are kept in a session: each belongs to one relation, and follows its changes.
+    let db = Cluster::shared().database();
+    db.run(
+        "CREATE TABLE task (id int, title text, n int, PRIMARY KEY (id)) PARTITION BY RANGE (id);
+         CREATE TABLE low (n int, title text, id int NOT NULL); CREATE TABLE high (gone text, title text, id int NOT NULL, n int);
+         ALTER TABLE high DROP gone;
+         ALTER TABLE task ATTACH PARTITION low FOR VALUES FROM (0) TO (100); ALTER TABLE task ATTACH PARTITION high FOR VALUES FROM (100) TO (200);
+         CREATE TABLE other (title text, id int PRIMARY KEY, n text); SELECT sync.keep_history('task'); SELECT sync.keep_history('other')",
+    );
+    let mut server = db.connect();
+    for round in 0..3 {
+        for (table, id) in [("low", 1), ("high", 101), ("task", 2), ("task", 102), ("other", 3)] {
+            for sql in [
+                format!("INSERT INTO {table} (id, title, n) VALUES ({id}, '{table}', 7)"),
+                format!("UPDATE {table} SET title = title || '+' WHERE id = {id}"),
+                format!("DELETE FROM {table} WHERE id = {id}"),
+            ] {
+                server.batch_execute(&sql).unwrap_or_else(|e| panic!("{round} {sql}: {}", describe(&e)));
+            }
+        }
+        if round == 1 {
+            db.run("ALTER TABLE other DROP n; ALTER TABLE other ADD n text; ALTER TABLE task ADD more int DEFAULT 5");
+        }
+    }
+    let sql =
+        "SELECT relid::regclass, key ->> 'id', before ->> 'id', before ->> 'title', before ->> 'n', before ->> 'more', count(*)
+               FROM sync.version WHERE before IS NOT NULL GROUP BY 1, 2, 3, 4, 5, 6";
+    let row = |table: &str, id: &str, title: &str, more: &str, count: &str| {
+        [table, id, id, title, "7", more, count].map(str::to_owned).to_vec()
+    };
+    let mut expected = Vec::new();
+    for (id, name) in [("1", "low"), ("2", "task"), ("101", "high"), ("102", "task")] {
+        for title in [name.to_owned(), format!("{name}+")] {
+            expected.push(row("task", id, &title, "5", "1"));
+            expected.push(row("task", id, &title, "∅", "2"));
+        }
+    }
+    expected.extend([row("other", "3", "other", "∅", "3"), row("other", "3", "other+", "∅", "3")]);
+    let mut kept = server_rows(&mut server, sql);
+    kept.sort();
+    expected.sort();
+    assert_eq!(kept, expected);
+}
+
+#[test]
+fn statements_of_many_rows_are_kept_whole() {
+    let (db, mut server) = tasks();
+    db.run("INSERT INTO task SELECT n, 'n' || n FROM generate_series(2, 2500) n");
+    db.run("UPDATE task SET title = title || '!', id = CASE WHEN id > 2400 THEN id + 1000 ELSE id END WHERE id % 2 = 0");
+    db.run("DELETE FROM task");
+    let sql = "SELECT count(*), count(DISTINCT key), count(before) FROM sync.version";
+    assert_eq!(server_rows(&mut server, sql), [["6299", "2550", "3750"]]);
+    assert_eq!(titles(&mut server, "2400"), [["insert", "∅", "n2400"], ["update", "n2400", "n2400!"], ["delete", "n2400!", "∅"]]);
+    assert_eq!(titles(&mut server, "3500"), [["insert", "∅", "n2500!"], ["delete", "n2500!", "∅"]]);
+}

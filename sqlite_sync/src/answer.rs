@@ -8,7 +8,7 @@ use crate::keys;
 use crate::meta;
 use crate::order;
 use crate::store::{pack_change, unpack_change, Store};
-use sync_shared::message::{BatchResult, PushReply, PushState, Verdict};
+use sync_shared::message::{BatchResult, ChangeKind, PushReply, PushState, Verdict};
 use sync_shared::undone::Undone;
 use sync_shared::ValueRef;
 
@@ -108,7 +108,8 @@ fn one_answer(store: &mut Store<'_>, reply: &PushReply, result: &BatchResult, ve
     Ok(result.verdict != Verdict::Later)
 }
 
-/// Batches that wait behind a rejected one were made on top of values that never were the server's.
+/// Batches that wait behind a rejected one were made on top of values that never were the server's. Only deletes are made right: of
+/// an update the server may want to know the difference.
 fn rebase_followers(db: Db<'_>, rejected: i64) -> Result<()> {
     let mut undone = Undone::default();
     changes_of(db, rejected)?.iter().for_each(|change| undone.add(change));
@@ -120,7 +121,7 @@ fn rebase_followers(db: Db<'_>, rejected: i64) -> Result<()> {
         |row| Ok((row.integer(0), unpack_change(&row.blob(1))?)),
     )?;
     for (id, change) in followers {
-        if let Some(rebased) = undone.rebase(&change) {
+        if let Some(rebased) = undone.rebase(&change).filter(|change| change.kind == ChangeKind::Delete) {
             let body = pack_change(&rebased)?;
             db.run("UPDATE main.sync_change SET body = ?2 WHERE id = ?1", &[ValueRef::Integer(id), ValueRef::Blob(&body)])?;
         }

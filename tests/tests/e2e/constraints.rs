@@ -113,16 +113,17 @@ fn what_follows_a_refused_write_is_no_conflict_with_it() {
         all.ann.run(&format!("UPDATE purse SET {write}"));
     }
     all.ann.run("DELETE FROM purse WHERE id = 2");
-    // Corrected and deleted before the answer came.
-    all.ann.run("UPDATE purse SET coins = -7 WHERE id > 2");
+    // Deleted before the answer came.
+    all.ann.run("UPDATE purse SET coins = -7 WHERE id = 4");
+    all.ann.run("UPDATE purse SET coins = -7 WHERE id = 3");
+    all.ann.run("UPDATE purse SET coins = 7 WHERE id = 3");
     let batches = all.ann.pending_ops().expect("something waits");
     let answer = server_push(&mut all.server, &all.ann.user, &batches).expect("a push");
-    all.ann.run("UPDATE purse SET coins = 7 WHERE id = 3");
     all.ann.run("DELETE FROM purse WHERE id = 4");
     all.ann.apply(&answer).expect("the answer");
     all.check();
     assert_eq!(all.server_rows("SELECT id, coins, note FROM purse ORDER BY id"), [["1", "6", "b"], ["3", "7", "full"]]);
-    assert_eq!((refused(&all.ann).len(), all.ann.rows("SELECT * FROM sync_conflicts")), (3, NONE));
+    assert_eq!((refused(&all.ann).len(), all.ann.rows("SELECT * FROM sync_conflicts")), (4, NONE));
     // What somebody else changed meanwhile still is one.
     all.ann.run("UPDATE purse SET coins = -8 WHERE id = 3");
     all.ann.run("UPDATE purse SET coins = 8 WHERE id = 3");

@@ -161,6 +161,7 @@ BEGIN
         RAISE EXCEPTION 'table % has no history', "table" USING ERRCODE = 'undefined_object', HINT = 'See sync.kept_table.';
     END IF;
     PERFORM sync.remove_history("table");
+    PERFORM sync.pack();
 END
 $$;
 COMMENT ON FUNCTION sync.drop_history(regclass) IS 'Keeps the history of a table no longer, and forgets it.';

@@ -302,7 +302,7 @@ fn a_row_of_the_server_with_the_same_number_stays_apart() {
         )
     };
     // The server has an order 2 that this device does not hold, and a line of it that it does.
-    device.apply(&empty().rows_in(&schema.tables[1], 2, &[line(9)]).publish());
+    device.apply(&empty().rows_in(&schema.tables[1], 2, &[line(9)]).publish().known());
     device.run("INSERT INTO orders(title) VALUES ('mine')");
     device.run("INSERT INTO lines VALUES (2, 1, 'mine')");
     device.run("UPDATE lines SET body = 'changed' WHERE n = 9");

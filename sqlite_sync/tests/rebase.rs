@@ -337,7 +337,9 @@ fn verdicts_beside_a_gap_count() {
     answer.state = PushState::Gap;
     device.apply_message(&answer);
     assert_eq!(device.number("SELECT count(*) FROM sync_rejected"), 1);
-    assert_eq!(device.push()[0].id, batches[1].id);
+    let again = device.push();
+    assert_eq!((again.len(), again[0].id), (1, batches[1].id));
+    assert_eq!(again[0].changes[0].old, [Value::Text("a".into())], "what was rejected is no base");
 }
 
 #[test]

@@ -85,7 +85,9 @@ impl<'s, 'c> Publish<'s, 'c> {
             self.db.run("DELETE FROM main.sync_bucket WHERE bucket = ?1 AND staged <> 1", &[ValueRef::Blob(&id.0)])?;
         }
         let mut fresh = Vec::new();
-        for changes in &delta.changes {
+        // A table that a later page's schema no longer has is gone, with its rows: what an earlier page says of it is void.
+        let there: Vec<_> = delta.changes.iter().filter(|c| self.store.by_tag(c.table).is_ok()).collect();
+        for changes in &there {
             let at = self.store.by_tag(changes.table)?;
             let name = self.part(named(delta, changes.bucket)?, changes.entry, at)?;
             self.named.insert(name);
@@ -94,7 +96,7 @@ impl<'s, 'c> Publish<'s, 'c> {
             }
         }
         self.with_rows(&fresh)?;
-        for changes in &delta.changes {
+        for changes in there {
             self.changes(delta, changes)?;
         }
         Ok(())

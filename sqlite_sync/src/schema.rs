@@ -33,6 +33,8 @@ fn follow(db: Db<'_>, schema: &Schema) -> Result<()> {
         }
     }
     drop_retired(db)?;
+    // One that was retired before may have gone just now, and be in the schema again.
+    let known = table::load(db)?;
     // Names first, so that two tables may have swapped theirs.
     for table in &schema.tables {
         if let Some(old) = known.iter().find(|k| k.table.tag == table.tag && k.table.name != table.name) {

@@ -378,3 +378,21 @@ fn a_bucket_that_comes_whole_has_no_other_parts() {
     device.apply(&page(&[row(1, "a"), row(3, "c")]).starting_empty().whole().publish());
     assert_eq!(device.titles(), ["1:a", "3:c"]);
 }
+
+#[test]
+fn a_table_that_goes_while_its_rows_are_staged_does_not_stop_the_publish() {
+    let device = Device::new();
+    let other = |rows: &[Vec<Value>]| page(&[]).rows_of(1, 2, rows);
+    let table = &schema().tables[1];
+    let key =
+        table.columns.iter().map(|c| if c.affinity == Affinity::Integer { Value::Integer(1) } else { Value::Text("k".into()) });
+    device.apply(&other(&[key.collect()]).with_schema().starting_empty());
+    let mut last = page(&[row(1, "a")]).starting_empty().with_schema().publish();
+    if let Some(schema) = &mut last.0.schema {
+        schema.generation += 1;
+        schema.tables.truncate(1);
+    }
+    last.0.gone_entries = vec![2];
+    device.apply(&last);
+    assert_eq!(device.titles(), ["1:a"]);
+}

@@ -18,6 +18,8 @@ pub struct History {
     told: HashMap<String, String>,
     /// The server was put back: what it knew of batches may be gone, and devices send again what they kept.
     pub went_back: bool,
+    /// It crashed: a batch may be gone after its answer, and judged anew.
+    pub crashed: bool,
 }
 
 struct Write {
@@ -36,7 +38,7 @@ impl History {
         self.writes.values_mut().filter(|w| w.peer == peer).for_each(|w| w.may_be_gone = true);
     }
 
-    /// A verdict that was told stays, unless the server went back in time.
+    /// A verdict that was told stays, unless the server lost it.
     pub fn look(&mut self, device: &Device) {
         if device.rows("SELECT 1 FROM sqlite_schema WHERE name = 'sync_batch'").is_empty() {
             return;
@@ -45,7 +47,7 @@ impl History {
         for row in device.rows(told) {
             let before = self.told.insert(row[0].clone(), row[1].clone());
             let same = before.as_ref().is_none_or(|before| *before == row[1]);
-            assert!(same || self.went_back, "batch {} was {before:?}, now it is {}", row[0], row[1]);
+            assert!(same || self.went_back || self.crashed, "batch {} was {before:?}, now it is {}", row[0], row[1]);
         }
     }
 

@@ -143,6 +143,7 @@ impl<'a> Script<'a> {
             }
             Action::Crash => {
                 self.server.crash();
+                self.history.crashed = true;
                 self.facts = Facts::read(&mut self.server);
                 self.tell(step, "server", "crash", Ok(()));
             }
@@ -266,6 +267,7 @@ impl<'a> Script<'a> {
             let _may_wait_for_a_lock = client.query("SELECT sync.push($1)", &[&batches]);
         }
         self.server.crash();
+        self.history.crashed = true;
         self.facts = Facts::read(&mut self.server);
         self.tell(step, "server", &format!("crash in a push of device {peer}, committed: {committed}"), Ok(()));
     }

@@ -86,7 +86,7 @@ pub fn generation() -> i64 {
 
 /// Whether what is declared here was written in another database and waits for being read again.
 pub fn has_moved() -> bool {
-    let moved = Spi::connect(|c| c.select("SELECT sync.has_moved()", Some(1), &[])?.first().get_one::<bool>());
+    let moved = Spi::connect(|c| c.select(Kept("SELECT sync.has_moved()"), Some(1), &[])?.first().get_one::<bool>());
     spi("reading where the rules are from", moved) != Some(false)
 }
 

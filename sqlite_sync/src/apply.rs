@@ -9,6 +9,7 @@ use crate::host::Db;
 use crate::meta;
 use crate::publish::{self, Publish};
 use crate::records;
+use crate::restage;
 use crate::schema;
 use crate::seal;
 use crate::store::{while_applying, Store};
@@ -87,7 +88,9 @@ fn delta(store: Store<'_>, bytes: &[u8]) -> Result<Report> {
     let mut store = store;
     if let Some(new) = &delta.schema {
         schema::apply(db, new)?;
+        let before = std::mem::take(&mut store.infos);
         store = Store::open(db)?;
+        restage::follow(db, &before, &store.infos)?;
     }
     check(&store, &delta)?;
     if let Some(expected) = delta.expected_rows {

@@ -10,6 +10,7 @@
 //! - [`answer`]: the server's verdicts; [`batch`]: local transactions on their way; [`seal`]: the capture log becomes batches
 //! - [`order`]: which of them go first; [`keys`]: leased keys; [`rekey`]: rows that get another key
 //! - [`store`]: visible rows, shadow rows, and the rebase of one on the other
+//! - [`restage`]: staged pages in the order of a changed schema's columns
 //! - [`schema`]: tables from the server's schema; [`capture`]: their triggers, in plain SQL
 //! - [`boundary`]: which rows of the log are one transaction
 //! - [`file`]: the library's own tables; [`transaction`]: one around whatever a call does
@@ -36,6 +37,7 @@ mod publish;
 mod pull;
 mod records;
 mod rekey;
+mod restage;
 mod schema;
 mod seal;
 mod store;

@@ -33,6 +33,31 @@ fn pages(server: &mut Client, device: &Device, count: usize) {
 }
 
 #[test]
+fn columns_that_come_between_two_pages_are_filled() {
+    let rules = "SELECT sync.create_bucket('all'); SELECT sync.add_table('all', 'wide')";
+    for (before, column) in [(1, "a text"), (2, "note text"), (3, "z int"), (4, "n int NOT NULL DEFAULT 7")] {
+        let (db, mut server, known) = paged(rules);
+        let fresh = Device::new("ann");
+        fresh.pull_request();
+        fresh.run("UPDATE sync_setting SET value = 16384 WHERE name = 'page_bytes'");
+        db.run("UPDATE wide SET pad = pad || 'x'");
+        for device in [&known, &fresh] {
+            pages(&mut server, device, before);
+            assert_ne!(device.value("SELECT count(*) FROM sync_stage"), "0", "the pages wait");
+        }
+        let name = column.split(' ').next().expect("a name");
+        db.run(&format!("ALTER TABLE wide ADD COLUMN {column}"));
+        db.run(&format!("UPDATE wide SET {name} = '9' WHERE id % 50 = 0"));
+        for device in [&known, &fresh] {
+            device.sync(&mut server);
+            let all = format!("SELECT id, k, pad, {name} FROM wide");
+            assert_alike(device, &all, &mut server, &all);
+            assert_verified(device);
+        }
+    }
+}
+
+#[test]
 fn the_rows_of_a_table_dropped_from_a_rule_between_two_pages_go() {
     let rules = "SELECT sync.create_bucket('low'); SELECT sync.add_table('low', 'wide', filter => 'id <= 400');
                  SELECT sync.create_bucket('high'); SELECT sync.add_table('high', 'wide', filter => 'id > 400')";

@@ -72,7 +72,8 @@ pub fn run<T>(f: impl FnOnce() -> Result<T, Refusal>) -> Result<T, Refusal> {
         REPORTED.with(|r| r.borrow_mut().take());
         set_place(None);
         let frame = Frame::push();
-        let result = PgTryBuilder::new(AssertUnwindSafe(f)).catch_others(|error| Err(refusal(error))).execute();
+        let f = AssertUnwindSafe(|| f().map_err(Ok));
+        let result = PgTryBuilder::new(f).catch_others(|error| Err(refusal(error))).execute();
         drop(frame);
         match &result {
             Ok(_) => pg_sys::ReleaseCurrentSubTransaction(),
@@ -80,7 +81,7 @@ pub fn run<T>(f: impl FnOnce() -> Result<T, Refusal>) -> Result<T, Refusal> {
         }
         pg_sys::MemoryContextSwitchTo(memory);
         pg_sys::CurrentResourceOwner = resources;
-        result
+        result.map_err(|reason| reason.unwrap_or_else(|error| error.rethrow()))
     }
 }
 
@@ -198,8 +199,8 @@ unsafe fn text(text: *const c_char) -> String {
     }
 }
 
-/// The reason in a caught error; rethrows what is no reason.
-fn refusal(error: CaughtError) -> Refusal {
+/// The reason in a caught error, or the error itself where it is none.
+fn refusal(error: CaughtError) -> Result<Refusal, Box<CaughtError>> {
     let report = match &error {
         CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => report,
         CaughtError::RustPanic { ereport, .. } => ereport,
@@ -214,7 +215,7 @@ fn refusal(error: CaughtError) -> Refusal {
         subject: String::new(),
     });
     if reported.code == "57014" && !reported.message_id.contains("statement timeout") {
-        error.rethrow();
+        return Err(Box::new(error));
     }
     let mut message = reported.message;
     if !reported.detail.is_empty() {
@@ -231,5 +232,5 @@ fn refusal(error: CaughtError) -> Refusal {
             subject = column.unwrap_or(device_name);
         }
     }
-    Refusal { passing: passes(&reported.code), ..Refusal::new(&reported.code, message, subject) }
+    Ok(Refusal { passing: passes(&reported.code), ..Refusal::new(&reported.code, message, subject) })
 }

@@ -290,6 +290,38 @@ fn a_cancelled_push_is_an_error_and_no_verdict() {
 }
 
 #[test]
+fn a_cancelled_push_can_be_caught_by_its_caller() {
+    let (db, mut server) = accounts();
+    db.run(
+        "CREATE FUNCTION stop() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN PERFORM pg_cancel_backend(pg_backend_pid()); PERFORM pg_sleep(10); RETURN NEW; END $$;
+         CREATE TRIGGER stop BEFORE UPDATE ON account FOR EACH ROW WHEN (NEW.amount = 99) EXECUTE FUNCTION stop();
+         CREATE FUNCTION try_push(batches bytea) RETURNS text LANGUAGE plpgsql AS $$
+         BEGIN
+             INSERT INTO account VALUES (50);
+             BEGIN
+                 PERFORM sync.push(batches);
+             EXCEPTION WHEN query_canceled THEN
+                 RETURN 'caught';
+             END;
+             RETURN 'done';
+         END $$",
+    );
+    let mut phone = Phone::new("ann");
+    let batches =
+        vec![phone.batch(vec![account(3, &[])]), phone.batch(vec![update("account", 2, &[("amount", int(20), int(99))])])];
+    let request = sync_shared::message::PushRequest { device: phone.device, batches, wants: vec![] };
+    let request = sync_shared::envelope::encode(&request).expect("a request");
+    let claims = r#"SELECT set_config('request.jwt.claims', '{"sub": "ann"}', false)"#;
+    server.batch_execute(claims).expect("claims");
+    let answer: String = server.query_one("SELECT try_push($1)", &[&request]).expect("an answer").get(0);
+    assert_eq!(answer, "caught");
+    // What the caller did stays, nothing of the push does, and the session is whole.
+    assert_eq!(server_rows(&mut server, "SELECT id FROM account ORDER BY id"), [["1"], ["2"], ["50"]]);
+    assert_eq!(server_value(&mut server, "SELECT count(*) FROM sync.batch"), "0");
+}
+
+#[test]
 fn changes_that_make_no_sense_are_rejected_by_name() {
     let (_db, mut server) = accounts();
     let mut phone = Phone::new("ann");

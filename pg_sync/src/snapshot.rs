@@ -64,6 +64,13 @@ impl Snapshot {
     }
 }
 
+/// Whether a snapshot was taken when more transaction ids had been given than a primary has now: it has lost history. A standby may
+/// only not have caught up yet.
+pub fn is_ahead(snapshot: &Snapshot) -> bool {
+    // SAFETY: plain reads of shared state.
+    unsafe { !pg_sys::RecoveryInProgress() && snapshot.xmax > pg_sys::ReadNextFullTransactionId().value }
+}
+
 /// A 32-bit transaction id of the recent past in 64 bits.
 fn widen(xid: u32, next: u64) -> u64 {
     let wide = next & !0xffff_ffff | u64::from(xid);

@@ -141,6 +141,10 @@ fn lineage_and_log(
     let seen = base.levels.iter().map(|(_, s)| s).chain(running.map(|r| &r.start));
     let horizon = horizon();
     for snapshot in seen {
+        if snapshot::is_ahead(snapshot) {
+            let message = "the server's history has changed: its transactions end before what the device saw";
+            return Err((NoticeKind::Resync, message.into()));
+        }
         if now.running.iter().any(|&xid| snapshot.includes(xid)) || now.xmax < snapshot.xmin {
             return Err((NoticeKind::Behind, "the device has seen a commit that is not visible here yet: ask again".into()));
         }

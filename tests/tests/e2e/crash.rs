@@ -68,3 +68,27 @@ fn a_server_put_back_from_a_copy_of_its_disk() {
     lists.check();
     assert_eq!(lists.ann.rows("SELECT id FROM item WHERE id BETWEEN 2000 AND 2001 ORDER BY id"), [["2000"], ["2001"]]);
 }
+
+#[test]
+fn a_server_put_back_that_has_written_more_but_fewer_transactions() {
+    static CLUSTER: OnceLock<&Cluster> = OnceLock::new();
+    let cluster = CLUSTER.get_or_init(leaked);
+    let mut lists = Lists::on(cluster);
+    lists.run("CREATE TABLE other (body text)");
+    lists.sync();
+    cluster.stop();
+    cluster.save("copy");
+    cluster.launch();
+    lists.server = lists.db.connect();
+    for i in 0..50 {
+        lists.run(&format!("INSERT INTO item VALUES ({}, {}, 'will be undone')", 1000 + i, i % 3 + 1));
+    }
+    // No push and no maintenance: no mark tells the two histories apart.
+    lists.ann.pull(&mut lists.server);
+    cluster.stop();
+    cluster.put_back("copy");
+    cluster.launch();
+    lists.server = lists.db.connect();
+    lists.run("INSERT INTO other SELECT repeat(md5(i::text), 30) FROM generate_series(1, 20000) i; CHECKPOINT");
+    lists.check();
+}

@@ -109,8 +109,13 @@ impl Peer {
             }
         });
         world::check_snapshot(&self.device);
-        world::check_sums(&self.device);
-        more.unwrap_or(true)
+        // After a disk was put back the sums may be the first to tell.
+        if !link.resync {
+            world::check_sums(&self.device);
+        }
+        // A table that an open transaction of this script keeps locked stays locked until the script goes on.
+        let locked = matches!(decode(&reply), Ok(Notice { kind: NoticeKind::Retry, .. }));
+        more.unwrap_or(true) && !locked
     }
 
     /// Sends a request, and brings what the server answers; None if nothing comes back.

@@ -304,7 +304,7 @@ coded! {
         Verified = 3,
         /// This server has not caught up with what the device has seen: ask later, or another one.
         Behind = 4,
-        /// A table was rewritten under the snapshot: ask again at once.
+        /// A table was rewritten under the snapshot, or is locked: ask again at once, but not without end.
         Retry = 5,
     }
 }

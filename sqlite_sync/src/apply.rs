@@ -20,6 +20,9 @@ use sync_shared::envelope::{self, Kind};
 use sync_shared::message::{Delta, Notice, NoticeKind, PushReply, PushState};
 use sync_shared::{row, ValueRef};
 
+/// After so many answers in a row that a table cannot be read now, the device stops asking until the next round.
+const RETRIES: i64 = 3;
+
 /// What `apply_delta` answers.
 struct Report {
     more: bool,
@@ -82,6 +85,9 @@ fn delta(store: Store<'_>, bytes: &[u8]) -> Result<Report> {
     batch::signed_in(db, &delta.user)?;
     answer::pulled(db)?;
     meta::set_number(db, "need_held", 0)?;
+    if meta::number(db, "retries")? != 0 {
+        meta::set_number(db, "retries", 0)?;
+    }
     if delta.publish.is_some() {
         db.run("DELETE FROM main.sync_meta WHERE name = 'trigger_problem'", &[])?;
     }
@@ -120,6 +126,13 @@ fn is_late(db: Db<'_>, turn: i64) -> Result<bool> {
 fn late() -> Report {
     let message = "the reply to an earlier pull came late and was left".into();
     Report { more: true, tables: Vec::new(), rows: 0, verdicts: [0; 5], message }
+}
+
+/// Whether to ask again at once. A table that stays locked is left for the next round, or the loop would not end before the lock.
+fn retries(db: Db<'_>) -> Result<bool> {
+    let tried = meta::number(db, "retries")? + 1;
+    meta::set_number(db, "retries", tried % RETRIES)?;
+    Ok(tried < RETRIES)
 }
 
 /// Walks a page before anything of it is kept: a page that cannot be applied must not block those behind it.
@@ -230,7 +243,11 @@ fn notice(db: Db<'_>, notice: &Notice) -> Result<Report> {
     if is_late(db, notice.turn)? {
         return Ok(late());
     }
-    let more = notice.kind != NoticeKind::Behind;
+    let more = match notice.kind {
+        NoticeKind::Behind => false,
+        NoticeKind::Retry => retries(db)?,
+        _ => true,
+    };
     match notice.kind {
         NoticeKind::NeedHeld => meta::set_number(db, "need_held", 1)?,
         NoticeKind::Resync => {

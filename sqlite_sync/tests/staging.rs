@@ -267,7 +267,18 @@ fn the_list_of_buckets_goes_out_when_asked_for() {
     device.apply(&page(&[]).publish().known());
     assert!(device.request().held_list.is_none());
     assert_eq!(device.apply_message(&notice(NoticeKind::Behind, vec![]))["more"], false);
-    assert_eq!(device.apply_message(&notice(NoticeKind::Retry, vec![]))["more"], true);
+}
+
+#[test]
+fn a_table_that_stays_locked_is_not_asked_for_without_end() {
+    let device = Device::with(&[row(1, "a")]);
+    let retry = || device.apply_message(&notice(NoticeKind::Retry, vec![]))["more"] == true;
+    for _ in 0..2 {
+        assert_eq!([retry(), retry(), retry()], [true, true, false], "a round ends");
+    }
+    assert!(retry() && retry());
+    device.apply(&page(&[]).publish().known());
+    assert!(retry() && retry() && !retry(), "an answer in between counts anew");
 }
 
 #[test]

@@ -113,9 +113,7 @@ impl Peer {
         if !link.resync {
             world::check_sums(&self.device);
         }
-        // A table that an open transaction of this script keeps locked stays locked until the script goes on.
-        let locked = matches!(decode(&reply), Ok(Notice { kind: NoticeKind::Retry, .. }));
-        more.unwrap_or(true) && !locked
+        more.unwrap_or(true)
     }
 
     /// Sends a request, and brings what the server answers; None if nothing comes back.

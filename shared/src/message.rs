@@ -434,6 +434,8 @@ coded! {
         Refused = 4,
         /// The device was revoked: it may not sync any longer.
         Revoked = 5,
+        /// Nothing was looked at, for a passing reason of the server: send again later, or to another one.
+        NotNow = 6,
     }
 }
 

@@ -32,12 +32,10 @@ pub fn answered(store: &mut Store<'_>, reply: &PushReply, verdicts: &mut [i64; 5
         keys::receive(store, &reply.leases)?;
     }
     match reply.state {
-        // With a message all is not well: a server that only reads has registered nobody.
-        PushState::Taken if reply.message.is_empty() => meta::set_number(db, "pushed_at", meta::now())?,
-        PushState::Taken => {}
+        PushState::Taken => meta::set_number(db, "pushed_at", meta::now())?,
         PushState::Fork => forked(store)?,
         PushState::Gap => gap(db, reply.last.map_or(0, |l| l.number))?,
-        PushState::Refused => meta::set_number(db, "deferred", DEFERRED)?,
+        PushState::Refused | PushState::NotNow => meta::set_number(db, "deferred", DEFERRED)?,
         PushState::Revoked => {}
     }
     progress |= db.number("SELECT count(*) FROM main.sync_batch WHERE state = 0 AND number IS NOT NULL", &[])? == 0;

@@ -342,11 +342,23 @@ fn verdicts_beside_a_gap_count() {
 }
 
 #[test]
+fn a_reply_that_refuses_numbers_registers_all_the_same() {
+    let device = Device::with(&[row(1, "a")]);
+    device.push_request().unwrap();
+    let mut answer = reply(&[], Verdict::Accepted);
+    answer.message = "no numbers for keys".into();
+    device.apply_message(&answer);
+    device.request();
+    assert!(device.push_request().is_none());
+}
+
+#[test]
 fn a_server_that_only_reads_has_registered_nobody() {
     let device = Device::with(&[row(1, "a")]);
     device.push_request().unwrap();
     let mut answer = reply(&[], Verdict::Accepted);
     answer.message = "read-only".into();
+    answer.state = PushState::NotNow;
     device.apply_message(&answer);
     device.request();
     assert!(device.push_request().is_some());

@@ -80,7 +80,7 @@ fn answer(request: &PushRequest, user: String, writer: Oid, claims: Option<Strin
     };
     if let Some(later) = not_now(request) {
         let results = request.batches.iter().map(|b| registry::result(b.id, Verdict::Later, later.clone())).collect();
-        return reply(PushState::Taken, &later.message, None, results);
+        return reply(PushState::NotNow, &later.message, None, results);
     }
     let (device, known) = pinned(|| (registry::lock(request.device, &user), registry::known(request)));
     if device.revoked {

@@ -187,7 +187,7 @@ fn a_read_only_server_says_later() {
     server.batch_execute("SET default_transaction_read_only = on").expect("a setting");
     let reply = server_push(&mut server, &phone.user, &request).expect("an answer");
     let reply: sync_shared::message::PushReply = envelope::decode(&reply).expect("a reply");
-    assert_eq!((reply.state, short(&reply.results)), (PushState::Taken, vec!["later 25006".into()]));
+    assert_eq!((reply.state, short(&reply.results)), (PushState::NotNow, vec!["later 25006".into()]));
 }
 
 #[test]

@@ -14,6 +14,12 @@ const PACKED: [u8; 2] = [0xd8, 1];
 
 /// Appends a key.
 pub fn put(list: &mut Vec<u8>, key: &[u8]) {
+    // Most keys are one UUID.
+    if let Some(uuid) = uuid_of(key) {
+        list.push(18);
+        list.extend_from_slice(&PACKED);
+        return list.extend_from_slice(uuid.as_bytes());
+    }
     let key = pack(key);
     let mut length = key.len();
     while length >= 0x80 {
@@ -84,15 +90,8 @@ fn uuid_of(value: &[u8]) -> Option<Uuid> {
 }
 
 fn pack(key: &[u8]) -> Cow<'_, [u8]> {
-    // Most keys are one UUID, or hold none.
-    if key.len() == 38 {
-        if let Some(uuid) = uuid_of(key) {
-            let mut packed = PACKED.to_vec();
-            packed.extend_from_slice(uuid.as_bytes());
-            return packed.into();
-        }
-    }
-    if key.len() <= 38 {
+    // Too short to hold a UUID's text.
+    if key.len() < TEXT_36.len() + 36 {
         return key.into();
     }
     let mut packed = Vec::with_capacity(key.len());

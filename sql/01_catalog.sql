@@ -150,9 +150,15 @@ COMMENT ON TABLE sync.checkpoint IS 'Recorded by maintain: the oldest transactio
 CREATE TABLE sync.mark (
     id     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     random uuid NOT NULL,
-    at     timestamptz NOT NULL
+    at     timestamptz NOT NULL,
+    run    bigint NOT NULL DEFAULT (extract(epoch FROM pg_catalog.pg_postmaster_start_time()) * 1000000)::bigint,
+    lsn    pg_lsn NOT NULL DEFAULT pg_catalog.pg_current_wal_insert_lsn()
 );
-COMMENT ON TABLE sync.mark IS 'Random witnesses of this history: a cursor names the last one it has seen.';
+COMMENT ON TABLE sync.mark IS
+    'Random witnesses of this history, left by pushes and maintenance: a cursor names the last one that it has seen.';
+COMMENT ON COLUMN sync.mark.run IS 'When the server was started, in microseconds since 1970: nothing is lost within one run.';
+COMMENT ON COLUMN sync.mark.lsn IS 'A history that has this mark has everything that its run logged before.';
+CREATE INDEX mark_run ON sync.mark (run, lsn);
 -- Where the extension was dropped and made again, or came out of a dump, nothing older is of this history.
 INSERT INTO sync.mark (random, at) VALUES (pg_catalog.gen_random_uuid(), pg_catalog.now());
 -- A database made from this one as its template copies how many numbers the sequence may still give without a word in the write-ahead

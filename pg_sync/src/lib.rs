@@ -5,7 +5,7 @@
 //! - [`capture`]: triggers -> op log
 //! - [`render`], [`calendar`]: Postgres values <-> wire values, the same for capture, pull and push
 //! - [`identity`]: who asks
-//! - [`snapshot`]: what a cursor is, and whether it belongs to this history
+//! - [`snapshot`], [`lineage`], [`wal`]: what a cursor is made of, and whether it belongs to this history
 //! - [`pull`]: op log and tables -> delta
 //! - [`push`]: batches -> tables
 //! - [`history`]: what rows were, and making them so again
@@ -23,6 +23,7 @@ mod error;
 mod expr;
 mod history;
 mod identity;
+mod lineage;
 mod modes;
 mod pull;
 mod push;
@@ -31,6 +32,7 @@ mod render;
 mod rules;
 mod snapshot;
 mod verify;
+mod wal;
 
 ::pgrx::pg_module_magic!(name, version);
 

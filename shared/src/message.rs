@@ -297,7 +297,7 @@ coded! {
     NoticeKind {
         /// Ask again at once with `held_list`.
         NeedHeld = 1,
-        /// The cursor is not of this history, or older than the log: forget cursor and pass, keep rows and unsent writes,
+        /// The cursor cannot be continued, since it is older than the log: forget cursor and pass, keep rows and unsent writes,
         /// put batches that were already sent back into the queue, ask again at once with `sums`.
         Resync = 2,
         /// The answer to `sums`: hold `keep` at `cursor`, fetch the other buckets again, ask again at once.
@@ -306,6 +306,9 @@ coded! {
         Behind = 4,
         /// A table was rewritten under the snapshot, or is locked: ask again at once, but not without end.
         Retry = 5,
+        /// The server lost history that the device has seen, or is another one: as Resync, and what the server does not have any
+        /// more is kept for the application.
+        Restored = 6,
     }
 }
 

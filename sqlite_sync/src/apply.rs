@@ -6,6 +6,7 @@ use crate::boundary;
 use crate::error::{Error, Result};
 use crate::file;
 use crate::host::Db;
+use crate::lost;
 use crate::meta;
 use crate::publish::{self, Publish};
 use crate::records;
@@ -202,6 +203,10 @@ fn publish_all(store: &mut Store<'_>, delta: &Delta) -> Result<(Vec<String>, i64
     publish.finish(delta)?;
     let (rows, tables) = (publish.rows, std::mem::take(&mut publish.tables));
     drop(publish);
+    if delta.complete {
+        db.run("DELETE FROM main.sync_meta WHERE name = 'restored'", &[])?;
+    }
+    lost::settle(store, &tables)?;
     let tables = tables.into_iter().map(|at| store.infos[at].table.name.clone()).collect();
     db.run("DELETE FROM main.sync_bucket WHERE staged = -1", &[])?;
     db.run("UPDATE main.sync_bucket SET published = 1, staged = 0, refetch = 0 WHERE staged = 1", &[])?;
@@ -250,8 +255,11 @@ fn notice(db: Db<'_>, notice: &Notice) -> Result<Report> {
     };
     match notice.kind {
         NoticeKind::NeedHeld => meta::set_number(db, "need_held", 1)?,
-        NoticeKind::Resync => {
+        NoticeKind::Resync | NoticeKind::Restored => {
             forget_pass(db)?;
+            if notice.kind == NoticeKind::Restored {
+                meta::set_number(db, "restored", 1)?;
+            }
             meta::set(db, "cursor", ValueRef::Blob(&[]))?;
             meta::set_number(db, "resync", 1)?;
             batch::requeue(db)?;

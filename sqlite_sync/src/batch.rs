@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::host::Db;
 use crate::json;
 use crate::keys;
+use crate::lost;
 use crate::meta;
 use crate::store::{pack_change, unpack_change};
 use crate::table::{Key, TableInfo};
@@ -236,6 +237,7 @@ pub fn signed_in(db: Db<'_>, user: &str) -> Result<()> {
     }
     let before = meta::text(db, "device_user")?;
     if !before.is_empty() && before != user {
+        lost::forget_all(db)?;
         renumber(db)?;
     }
     meta::set(db, "device_user", ValueRef::Text(user))?;

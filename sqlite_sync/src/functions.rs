@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::host::{self, Answer, Db};
 use crate::store::Store;
 use crate::transaction::transaction;
-use crate::{batch, boundary, capture, file, json, keys, pull, records, seal, sums, wipe};
+use crate::{batch, boundary, capture, file, json, keys, lost, pull, records, seal, sums, wipe};
 use sqlite_loadable::FunctionFlags;
 use std::collections::BTreeMap;
 use sync_shared::{limits, ValueRef};
@@ -90,6 +90,14 @@ fn register_records(db: Db<'_>, flags: FunctionFlags) -> Result<()> {
     host::define(db, "sync_discard", 1, flags, |db, args| match args {
         [ValueRef::Integer(id)] => records::discard(db, *id).map(|()| Answer::Null),
         _ => Err(Error::plain("sync_discard(batch) takes an id of sync_rejected")),
+    })?;
+    host::define(db, "sync_restore_lost", 1, flags, |db, args| match args {
+        [ValueRef::Integer(id)] => Ok(Answer::Text(lost::restore(db, *id)?)),
+        _ => Err(Error::plain("sync_restore_lost(id) takes an id of sync_lost")),
+    })?;
+    host::define(db, "sync_discard_lost", 1, flags, |db, args| match args {
+        [ValueRef::Integer(id)] => lost::discard(db, *id).map(|()| Answer::Null),
+        _ => Err(Error::plain("sync_discard_lost(id) takes an id of sync_lost")),
     })?;
     host::define(db, "sync_discard_conflict", 1, flags, |db, args| match args {
         [ValueRef::Integer(id)] => records::discard_conflict(db, *id).map(|()| Answer::Null),

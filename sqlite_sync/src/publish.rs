@@ -8,8 +8,9 @@ use crate::batch;
 use crate::error::{Error, Result};
 use crate::host::{Db, Row, Statement};
 use crate::json;
+use crate::lost::{self, Keeper};
 use crate::meta;
-use crate::store::{Place, Store};
+use crate::store::{MaybeRow, Place, Store};
 use crate::table::Key;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use sync_shared::hash::{self, BucketId, ContentSum, RowHash};
@@ -40,6 +41,10 @@ pub struct Publish<'s, 'c> {
     dirty: HashSet<Place>,
     /// Parts that the pages spoke of.
     named: HashSet<(i64, EntryId)>,
+    /// After the server went back in time: keeps what it has lost.
+    lost: Option<Keeper<'c>>,
+    /// Rows of parts that the user may not hold any longer: nothing of them is kept.
+    foreign: HashSet<Place>,
     shadows: bool,
     enter: Statement<'c>,
     rehash: Statement<'c>,
@@ -62,6 +67,8 @@ impl<'s, 'c> Publish<'s, 'c> {
             old_hash: db.prepare("SELECT hash FROM main.sync_row WHERE tbl = ?1 AND key = ?2 AND part = ?3")?,
             leave: db.prepare("DELETE FROM main.sync_row WHERE tbl = ?1 AND key = ?2 AND part = ?3 RETURNING hash")?,
             member: db.prepare("SELECT 1 FROM main.sync_row WHERE tbl = ?1 AND key = ?2 LIMIT 1")?,
+            lost: if lost::is_restored(db)? { Some(Keeper::new(db)?) } else { None },
+            foreign: HashSet::new(),
             db,
             store,
             buckets: HashMap::new(),
@@ -105,6 +112,9 @@ impl<'s, 'c> Publish<'s, 'c> {
     fn drop_parts(&mut self, gone: &[(i64, EntryId)]) -> Result<()> {
         for part in self.with_rows(gone)? {
             let places = self.old.remove(&part).unwrap_or_default();
+            if self.lost.is_some() {
+                self.foreign.extend(places.iter().cloned());
+            }
             self.leave_all(part, places)?;
         }
         for (bucket, entry) in gone {
@@ -260,6 +270,7 @@ impl<'s, 'c> Publish<'s, 'c> {
         if info.keys.iter().any(|k| values[*k] == ValueRef::Null || !info.is_exact(*k, values[*k])) {
             return Err(Error::damaged(format_args!("a row of {:?} has a key that its columns cannot hold", info.table.name)));
         }
+        let before = self.before(at, values)?;
         let mut stored = None;
         let mut shadowed = None;
         if self.shadows {
@@ -284,6 +295,13 @@ impl<'s, 'c> Publish<'s, 'c> {
             Some(row) => hash::row_hash_of(info.table.tag, &info.tags, row.iter().map(Value::as_ref), &mut scratch.hash),
             None => hash::row_hash_of(info.table.tag, &info.tags, values.iter().copied(), &mut scratch.hash),
         };
+        if let (Some(keeper), Some(before)) = (&mut self.lost, &before) {
+            let tags = &info.tags;
+            if hash::row_hash_of(info.table.tag, tags, before.iter().map(Value::as_ref), &mut scratch.hash) != hash {
+                let now = stored.unwrap_or_else(|| values.iter().map(|v| (*v).to_owned()).collect());
+                keeper.keep(info, before, Some(&now))?;
+            }
+        }
         let key = single.unwrap_or(ValueRef::Blob(&scratch.key));
         let known = self.parts.get_mut(&part).ok_or_else(|| Error::plain("a part is missing"))?;
         known.dirty = true;
@@ -301,6 +319,15 @@ impl<'s, 'c> Publish<'s, 'c> {
             old.remove(&(at, std::mem::take(&mut scratch.key)));
         }
         Ok(())
+    }
+
+    /// The server's version of a row as it was here, where it may have to be kept.
+    fn before(&mut self, at: usize, values: &[ValueRef<'_>]) -> Result<MaybeRow> {
+        if self.lost.is_none() {
+            return Ok(None);
+        }
+        let key = Key(self.store.infos[at].keys.iter().map(|k| values[*k].to_owned()).collect());
+        self.store.server_version(at, &key)
     }
 
     fn leave(&mut self, part: (i64, EntryId), at: usize, key: &Key) -> Result<()> {
@@ -339,6 +366,12 @@ impl<'s, 'c> Publish<'s, 'c> {
             let binds = [ValueRef::Integer(self.store.infos[at].id), key.stored(&mut stored)];
             if self.member.first(&binds, |_| Ok(()))?.is_some() {
                 continue;
+            }
+            if self.lost.is_some() && !self.foreign.contains(&(at, key.bytes())) {
+                let before = self.store.server_version(at, &key)?;
+                if let (Some(keeper), Some(before)) = (&mut self.lost, before) {
+                    keeper.keep(&self.store.infos[at], &before, None)?;
+                }
             }
             if self.shadows && self.store.shadow(at, &key)?.is_some() {
                 self.store.set_shadow(at, &key, None, None)?;

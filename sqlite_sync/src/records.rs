@@ -255,5 +255,6 @@ pub fn expire(db: Db<'_>) -> Result<()> {
     for id in db.all("SELECT id FROM main.sync_batch WHERE state = 3 AND at < ?1", &before, |r| Ok(r.integer(0)))? {
         forget(db, id)?;
     }
+    db.run("DELETE FROM main.sync_lost WHERE at < ?1", &before)?;
     db.run("DELETE FROM main.sync_conflicts WHERE at < ?1", &before)
 }

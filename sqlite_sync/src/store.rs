@@ -132,6 +132,14 @@ impl<'c> Store<'c> {
         })
     }
 
+    /// The server's version, wherever it is.
+    pub fn server_version(&mut self, at: usize, key: &Key) -> Result<MaybeRow> {
+        match self.shadow(at, key)? {
+            Some(shadow) => Ok(shadow.row),
+            None => self.visible(at, key),
+        }
+    }
+
     /// Keeps the server's version apart.
     pub fn set_shadow(&mut self, at: usize, key: &Key, row: Option<&[ValueRef<'_>]>, error: Option<&str>) -> Result<()> {
         let (info, mut scratch) = (&self.infos[at], Vec::new());
@@ -223,7 +231,7 @@ fn replay(info: &TableInfo, row: MaybeRow, change: &Change) -> MaybeRow {
 }
 
 /// A row with its columns' tags, so that it survives changes of the schema.
-fn pack(info: &TableInfo, row: &[ValueRef<'_>]) -> Vec<u8> {
+pub fn pack(info: &TableInfo, row: &[ValueRef<'_>]) -> Vec<u8> {
     let mut out = Vec::new();
     for (tag, value) in info.tags.iter().zip(row).filter(|(_, v)| **v != ValueRef::Null) {
         row::put(&mut out, ValueRef::Integer(i64::from(*tag)));
@@ -232,7 +240,7 @@ fn pack(info: &TableInfo, row: &[ValueRef<'_>]) -> Vec<u8> {
     out
 }
 
-fn unpack(info: &TableInfo, bytes: &[u8]) -> Result<Vec<Value>> {
+pub fn unpack(info: &TableInfo, bytes: &[u8]) -> Result<Vec<Value>> {
     let mut row = vec![Value::Null; info.tags.len()];
     let mut reader = row::Reader::new(bytes);
     while !reader.is_empty() {

@@ -25,11 +25,7 @@ pub fn recompute(store: &mut Store<'_>) -> Result<HashMap<i64, ContentSum>> {
             let hash = match &last {
                 Some((known, hash)) if *known == key => *hash,
                 _ => {
-                    let shadow = if shadows { store.shadow(at, &key)? } else { None };
-                    let stored = match shadow {
-                        Some(shadow) => shadow.row,
-                        None => store.visible(at, &key)?,
-                    };
+                    let stored = if shadows { store.server_version(at, &key)? } else { store.visible(at, &key)? };
                     let info = &store.infos[at];
                     stored.map(|r| hash::row_hash_of(info.table.tag, &info.tags, r.iter().map(Value::as_ref), &mut scratch))
                 }

@@ -21,10 +21,12 @@ fn every_function_is_known() {
         "pull_request/0",
         "sync_discard/1",
         "sync_discard_conflict/1",
+        "sync_discard_lost/1",
         "sync_first/1",
         "sync_next_id/1",
         "sync_note/1",
         "sync_priority/1",
+        "sync_restore_lost/1",
         "sync_retry/1",
         "sync_retry/2",
         "sync_sign_out/1",
@@ -43,8 +45,8 @@ fn the_document_names_every_function_view_and_setting() {
     let device = Device::with(&[]);
     let functions = names(&device, FUNCTIONS).into_iter().map(|f| format!("{}(", f.split('/').next().unwrap()));
     let views = names(&device, "SELECT name FROM sqlite_schema WHERE type = 'view' AND name LIKE 'sync%'");
-    let tables =
-        ["sync_conflicts", "sync_moved_key", "sync_lease", "sync_guard", "sync_marker", "sync_setting"].map(String::from);
+    let tables = ["sync_conflicts", "sync_lost", "sync_moved_key", "sync_lease", "sync_guard", "sync_marker", "sync_setting"]
+        .map(String::from);
     let settings = names(&device, "SELECT '| `' || name || '` |' FROM sync_setting");
     // sync_first is asked by the library's own trigger.
     for name in functions.filter(|f| f != "sync_first(").chain(views).chain(tables).chain(settings) {

@@ -99,7 +99,9 @@ impl Peer {
         let request = encode(&request).expect("a request can be written");
         let Some(reply) = self.ask(link, server_pull, &request) else { return false };
         keep(&mut self.pages, &reply);
-        if let (false, Ok(Notice { kind: NoticeKind::Resync, message, .. })) = (link.resync, decode(&reply)) {
+        if let (false, Ok(Notice { kind: NoticeKind::Resync | NoticeKind::Restored, message, .. })) =
+            (link.resync, decode(&reply))
+        {
             panic!("the server says without a cause that history has changed, or that the cursor is too old: {message}");
         }
         let calm = link.calm;

@@ -89,9 +89,6 @@ impl<'a> Server<'a> {
         self.cluster.save(COPY);
         self.cluster.launch();
         self.saved = true;
-        // A mark soon after the copy, as maintenance by a timer leaves it: where nothing at all was marked between the copy and the
-        // loss, another history cannot be told from this one before the daily comparison.
-        self.run("SELECT sync.maintain()").expect("maintenance");
     }
 
     /// Puts the copy back, if there is one.

@@ -50,6 +50,19 @@ impl Cluster {
     }
 
     fn try_start(settings: &str) -> io::Result<Cluster> {
+        let cluster = Cluster::prepare()?;
+        cluster.init("data")?;
+        cluster.configure(settings)?;
+        cluster.launch();
+        let mut client = cluster.connect("postgres", "postgres");
+        client.batch_execute(&format!("CREATE DATABASE {TEMPLATE}")).map_err(io::Error::other)?;
+        let mut client = cluster.connect(TEMPLATE, "postgres");
+        client.batch_execute("CREATE EXTENSION pg_sync").map_err(|e| io::Error::other(describe(&e)))?;
+        Ok(cluster)
+    }
+
+    /// An installation with a folder for its socket, and no data yet.
+    pub(crate) fn prepare() -> io::Result<Cluster> {
         let folder = std::env::temp_dir().join(format!("pg_sync.{}.{:08x}", std::process::id(), fastrand::u32(..)));
         fs::create_dir(&folder)?;
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o755))?;
@@ -58,16 +71,14 @@ impl Cluster {
         let owner = unprivileged_owner()?;
         let cluster = Cluster { folder, programs, owner, server: Mutex::new(None), made: AtomicU32::new(0), guard: Some(guard) };
         cluster.make_folder("socket")?;
-        cluster.init("data")?;
-        let file = cluster.data().join("postgresql.conf");
-        let conf = fs::read_to_string(&file)? + SETTINGS + settings;
-        fs::write(&file, conf + &format!("\nunix_socket_directories = '{}'\n", cluster.socket().display()))?;
-        cluster.launch();
-        let mut client = cluster.connect("postgres", "postgres");
-        client.batch_execute(&format!("CREATE DATABASE {TEMPLATE}")).map_err(io::Error::other)?;
-        let mut client = cluster.connect(TEMPLATE, "postgres");
-        client.batch_execute("CREATE EXTENSION pg_sync").map_err(|e| io::Error::other(describe(&e)))?;
         Ok(cluster)
+    }
+
+    /// Adds lines to `postgresql.conf`; the last one counts.
+    pub(crate) fn configure(&self, settings: &str) -> io::Result<()> {
+        let file = self.data().join("postgresql.conf");
+        let conf = fs::read_to_string(&file)? + SETTINGS + settings;
+        fs::write(&file, conf + &format!("\nunix_socket_directories = '{}'\n", self.socket().display()))
     }
 
     /// Makes a data folder of that name.
@@ -83,8 +94,10 @@ impl Cluster {
     }
 
     /// Makes a folder that the server can write to.
-    fn make_folder(&self, name: &str) -> io::Result<()> {
+    pub(crate) fn make_folder(&self, name: &str) -> io::Result<()> {
         fs::create_dir(self.folder.join(name))?;
+        // Of a folder of data nobody else may read anything.
+        fs::set_permissions(self.folder.join(name), fs::Permissions::from_mode(0o700))?;
         self.owner.map_or(Ok(()), |(uid, gid)| chown(self.folder.join(name), Some(uid), Some(gid)))
     }
 
@@ -147,6 +160,34 @@ impl Cluster {
         self.signal("-INT");
     }
 
+    /// Kills the postmaster and all its children with SIGKILL, and waits until nothing of them is left.
+    pub fn kill(&self) {
+        let mut server = self.server.lock().expect("no test panics while it kills a server").take().expect("the server runs");
+        let mut pids = children(server.id());
+        pids.insert(0, server.id());
+        for pid in &pids {
+            // One that has ended by itself is as good.
+            let _gone = Command::new("kill").args(["-KILL", &pid.to_string()]).stderr(Stdio::null()).status();
+        }
+        server.wait().expect("the server ends");
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while pids.iter().any(|pid| is_alive(*pid)) {
+            assert!(Instant::now() < deadline, "a killed server does not end");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Kills one backend of some database with SIGKILL: the postmaster then cuts off all others and recovers. False if there is none.
+    pub fn kill_backend(&self, choose: usize) -> bool {
+        let server = self.server.lock().expect("no test panics while it kills a backend");
+        let postmaster = server.as_ref().expect("the server runs").id();
+        let title = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        // "postgres: postgres db0 [local] SELECT"
+        let backends: Vec<u32> = children(postmaster).into_iter().filter(|pid| title(pid).contains(" [local] ")).collect();
+        let Some(pid) = backends.get(choose % backends.len().max(1)) else { return false };
+        Command::new("kill").args(["-KILL", &pid.to_string()]).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
+    }
+
     /// Starts the server again after [`Cluster::crash`] or [`Cluster::stop`].
     pub fn launch(&self) {
         let log = fs::File::options().append(true).create(true).open(self.folder.join("log")).expect("the log can be written");
@@ -171,6 +212,11 @@ impl Cluster {
         let _none_there = fs::remove_dir_all(self.folder.join(to));
         let status = Command::new("cp").arg("-a").arg(self.folder.join(from)).arg(self.folder.join(to)).status();
         assert!(status.is_ok_and(|s| s.success()), "the data folder can be copied");
+    }
+
+    /// A connection, or why there is none.
+    pub fn try_connect(&self, database: &str, user: &str) -> Result<Client, String> {
+        self.config(database, user).connect(NoTls).map_err(|e| describe(&e))
     }
 
     /// The end of the server's log.
@@ -217,6 +263,13 @@ pub struct Database<'a> {
     name: String,
 }
 
+impl<'a> Database<'a> {
+    /// A database that is there already.
+    pub(crate) fn named(cluster: &'a Cluster, name: &str) -> Database<'a> {
+        Database { cluster, name: name.to_owned() }
+    }
+}
+
 impl Database<'_> {
     /// A connection as superuser.
     pub fn connect(&self) -> Client {
@@ -259,6 +312,23 @@ pub fn describe(error: &postgres::Error) -> String {
         }
         None => error.to_string(),
     }
+}
+
+/// The processes that one has started and that still run.
+fn children(parent: u32) -> Vec<u32> {
+    let parent = parent.to_string();
+    let pids = fs::read_dir("/proc").into_iter().flatten().filter_map(|e| e.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| stat(*pid).is_some_and(|stat| stat.get(1) == Some(&parent))).collect()
+}
+
+fn is_alive(pid: u32) -> bool {
+    stat(pid).is_some_and(|stat| stat.first().is_some_and(|state| state != "Z"))
+}
+
+/// Of `/proc/PID/stat` what follows the name: state, parent, and more.
+fn stat(pid: u32) -> Option<Vec<String>> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    Some(text.rsplit_once(") ")?.1.split(' ').map(str::to_owned).collect())
 }
 
 /// Whether a connection failed because the server is not up yet.

@@ -4,6 +4,7 @@
 //! - [`cluster`]: a throwaway Postgres server with the extension, and databases in it
 //! - [`device`]: a SQLite file with the extension loaded, and the sync loop
 //! - [`compare`]: whether a device holds what a query on the server says
+//! - [`replica`]: standbys, base backups, restores to a point in time
 //! - [`tools`]: pg_dump, pg_restore and pg_upgrade
 //! - [`mutate`]: messages as nobody meant them
 //! - [`build`]: where the built extensions are
@@ -15,6 +16,7 @@ pub mod cluster;
 pub mod compare;
 pub mod device;
 pub mod mutate;
+pub mod replica;
 pub mod suite;
 pub mod tools;
 

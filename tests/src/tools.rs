@@ -37,15 +37,21 @@ impl Database<'_> {
 }
 
 impl Cluster {
+    /// A program that the private copy gets when it is first used.
+    pub(crate) fn tool(&self, name: &str) -> Command {
+        let copy = self.programs.join(name);
+        if !copy.exists() {
+            fs::copy(pg_config("--bindir").expect("pg_config answers").join(name), copy).expect("a program is copied");
+        }
+        self.command(name)
+    }
+
     /// Moves everything into a new cluster with pg_upgrade, as a new major version would, and starts it in place of the old one.
     pub fn upgrade(&self) {
-        let originals = pg_config("--bindir").expect("pg_config answers");
-        for name in UPGRADE {
-            fs::copy(originals.join(name), self.programs.join(name)).expect("a program is copied");
-        }
+        UPGRADE.iter().for_each(|name| drop(self.tool(name)));
         self.stop();
         self.init("upgraded").expect("a new cluster is made");
-        let mut upgrade = self.command("pg_upgrade");
+        let mut upgrade = self.tool("pg_upgrade");
         upgrade.current_dir(self.socket()).args(["--username=postgres", "--old-bindir"]).arg(&self.programs);
         upgrade.arg("--new-bindir").arg(&self.programs).arg("--old-datadir").arg(self.data()).arg("--new-datadir");
         done(upgrade.arg(self.folder.join("upgraded")).arg("--socketdir").arg(self.socket()));
@@ -56,7 +62,7 @@ impl Cluster {
     }
 }
 
-fn done(program: &mut Command) -> Output {
+pub(crate) fn done(program: &mut Command) -> Output {
     let output = program.output().unwrap_or_else(|e| panic!("{program:?}: {e}"));
     let said = [&output.stdout[..], &output.stderr[..]].concat();
     assert!(output.status.success(), "{program:?}\n{}", String::from_utf8_lossy(&said));

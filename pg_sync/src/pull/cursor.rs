@@ -1,6 +1,7 @@
 //! The opaque tokens that a device keeps for the server: where it stands, and where an unfinished pass goes on.
 
-use crate::snapshot::{Lineage, Snapshot};
+use crate::lineage::Lineage;
+use crate::snapshot::Snapshot;
 use serde::{Deserialize, Serialize};
 use sync_shared::hash::BucketId;
 use sync_shared::message::EntryId;

@@ -16,10 +16,11 @@ pub mod sums;
 use crate::catalog::{self, Rule, SyncedTable};
 use crate::error::{raise, spi};
 use crate::identity::asking_user;
+use crate::lineage::{Lineage, Standing};
 use crate::push::subtransaction::unless_locked;
 use crate::query::Kept;
 use crate::render::pinned;
-use crate::snapshot::{self, Lineage, Snapshot, Standing};
+use crate::snapshot::{self, Snapshot};
 use cursor::{Cursor, Pass, Position, Running, Step};
 use members::Member;
 use page::{Page, Part};
@@ -136,16 +137,16 @@ fn lineage_and_log(
         Standing::Behind => {
             return Err((NoticeKind::Behind, "this server has not caught up yet: ask later, or another one".into()))
         }
-        Standing::Other(why) => return Err((NoticeKind::Resync, format!("the server's history has changed: {why}"))),
+        Standing::Other(why) => return Err((NoticeKind::Restored, format!("the server's history has changed: {why}"))),
     }
     let seen = base.levels.iter().map(|(_, s)| s).chain(running.map(|r| &r.start));
     let horizon = horizon();
     for snapshot in seen {
         if snapshot::is_ahead(snapshot) {
             let message = "the server's history has changed: its transactions end before what the device saw";
-            return Err((NoticeKind::Resync, message.into()));
+            return Err((NoticeKind::Restored, message.into()));
         }
-        if now.running.iter().any(|&xid| snapshot.includes(xid)) || now.xmax < snapshot.xmin {
+        if now.misses_some_of(snapshot) {
             return Err((NoticeKind::Behind, "the device has seen a commit that is not visible here yet: ask again".into()));
         }
         if snapshot.xmin < horizon {
@@ -299,14 +300,14 @@ impl Server {
             }
             (Walk::Cut(position), Some(going)) => {
                 let running = Some(Running { position, known: held, ..going });
-                delta.pass = cursor::encode(&Pass { base, running, doublings, staged });
+                delta.pass = cursor::encode(&Pass { base: self.seen(base), running, doublings, staged });
             }
             (Walk::Cut(position), None) => {
                 let entries = entries.iter().copied().collect();
                 let upto = position.priority;
                 delta.expected_rows = Some(self.expected(&held));
                 let running = Some(Running { start: self.now.clone(), upto, entries, known: held, position });
-                delta.pass = cursor::encode(&Pass { base, running, doublings, staged });
+                delta.pass = cursor::encode(&Pass { base: self.seen(base), running, doublings, staged });
             }
         }
         delta.more = !delta.complete;
@@ -342,6 +343,12 @@ impl Server {
     fn expected(&self, held: &[BucketId]) -> u64 {
         let ids: Vec<BucketId> = self.members.iter().map(|m| m.id).filter(|id| held.binary_search(id).is_err()).collect();
         sums::of(&ids).values().map(|s| s.count.max(0) as u64).sum()
+    }
+
+    /// The same place, by a device that has now seen this server: a page of one that is behind, or of another history, does not fit
+    /// the pages before it.
+    fn seen(&self, base: Cursor) -> Cursor {
+        Cursor { lineage: self.lineage.clone(), ..base }
     }
 
     /// Moves a cursor's priorities up to `upto` to a snapshot, with the entries of those priorities.

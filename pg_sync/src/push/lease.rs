@@ -39,7 +39,7 @@ pub fn give(request: &PushRequest, device: &Device, writer: Oid) -> (Vec<KeyLeas
     }
     if !leases.is_empty() {
         // The reply may be read before this transaction is on disk; after a crash the numbers must not be given again.
-        crate::snapshot::flush_log();
+        crate::wal::flush();
     }
     if refused.is_empty() {
         return (leases, String::new());

@@ -1,6 +1,6 @@
 -- From format 1 to 2. Statements are separated by blank lines. views.sql follows.
 INSERT OR IGNORE INTO main.sync_setting VALUES
-  ('keep_records_days', 90, 'days for which rejected batches and conflicts are kept, unless they are retried or discarded before'),
+  ('keep_records_days', 90, 'days for which rejected batches, conflicts and lost rows are kept, unless they are retried or discarded before'),
   ('keys_per_table', 1000, 'numbers for new keys that are leased from the server for each table whose key it takes from a sequence');
 
 ALTER TABLE main.sync_marker ADD COLUMN note TEXT;
@@ -32,6 +32,11 @@ CREATE TABLE main.sync_lease(tbl INTEGER NOT NULL, first INTEGER NOT NULL, step 
 
 CREATE TABLE main.sync_moved_key(id INTEGER PRIMARY KEY, table_name TEXT NOT NULL, old_key INTEGER NOT NULL, new_key INTEGER NOT NULL,
   at INTEGER NOT NULL);
+
+CREATE TABLE main.sync_lost(id INTEGER PRIMARY KEY, at INTEGER NOT NULL, table_name TEXT NOT NULL, key TEXT NOT NULL, row TEXT NOT NULL,
+  server TEXT, tbl INTEGER NOT NULL, body BLOB NOT NULL);
+
+CREATE INDEX main.sync_lost_key ON sync_lost(tbl, key);
 
 -- The schema comes once more, with what older libraries passed over.
 UPDATE main.sync_meta SET value = 0 WHERE name = 'generation';

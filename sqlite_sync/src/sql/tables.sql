@@ -9,7 +9,7 @@ INSERT INTO sync_setting VALUES
   ('keep_days', 7, 'days for which confirmed batches are kept, in case the server loses its latest transactions'),
   ('batch_bytes', 67108864, 'size of the largest transaction that is sent, in bytes; the server refuses more than 64 MiB'),
   ('page_bytes', 1048576, 'size of a page of a download before compression that the device asks for, in bytes'),
-  ('keep_records_days', 90, 'days for which rejected batches and conflicts are kept, unless they are retried or discarded before'),
+  ('keep_records_days', 90, 'days for which rejected batches, conflicts and lost rows are kept, unless they are retried or discarded before'),
   ('keys_per_table', 1000, 'numbers for new keys that are leased from the server for each table whose key it takes from a sequence'),
   ('verify_hours', 24, 'hours after which all content is compared with the server again, right after a pull');
 
@@ -79,6 +79,13 @@ CREATE INDEX sync_change_chosen ON sync_change(batch) WHERE chosen;
 CREATE INDEX sync_conflicts_batch ON sync_conflicts(batch);
 
 CREATE INDEX sync_conflicts_table ON sync_conflicts(table_name);
+
+-- Rows that were here and that the server has lost, or has as something else (server: what it has, NULL: nothing), since it went back in
+-- time; body: the row. The application may give them back (sync_restore_lost) or DELETE them.
+CREATE TABLE sync_lost(id INTEGER PRIMARY KEY, at INTEGER NOT NULL, table_name TEXT NOT NULL, key TEXT NOT NULL, row TEXT NOT NULL,
+  server TEXT, tbl INTEGER NOT NULL, body BLOB NOT NULL);
+
+CREATE INDEX sync_lost_key ON sync_lost(tbl, key);
 
 -- Numbers that the server leased for new keys of a table, from first on, step apart: next is the next, so many remain.
 CREATE TABLE sync_lease(tbl INTEGER NOT NULL, first INTEGER NOT NULL, step INTEGER NOT NULL, next INTEGER NOT NULL,

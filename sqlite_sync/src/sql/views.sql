@@ -55,6 +55,7 @@ CREATE VIEW sync_status AS
   UNION ALL SELECT 'answered', (SELECT count(*) FROM sync_batch WHERE state = 1)
   UNION ALL SELECT 'held', (SELECT count(*) FROM sync_batch WHERE state = 4)
   UNION ALL SELECT 'rejected', (SELECT count(*) FROM sync_batch WHERE state = 3)
+  UNION ALL SELECT 'lost', (SELECT count(*) FROM sync_lost)
   UNION ALL SELECT 'set_aside', (SELECT count(*) FROM sync_shadow WHERE error IS NOT NULL)
   UNION ALL SELECT 'refetch', (SELECT count(*) FROM sync_bucket WHERE refetch > 0)
   UNION ALL SELECT 'mismatch', (SELECT count(*) FROM sync_bucket WHERE misses >= 3)

@@ -57,3 +57,20 @@ pub fn of_schema(rng: &mut Rng, facts: &Facts) -> String {
         _ => "CREATE INDEX ON news (id)".into(),
     }
 }
+
+/// What a change counts as, in the shares that a run tells.
+pub fn kind(sql: &str) -> &'static str {
+    let parts = [
+        ("drop_bucket", "a rule dropped and made again"),
+        ("CREATE TABLE", "a table made anew"),
+        ("drop_table", "a table leaves a rule"),
+        ("add_table", "a table enters a rule"),
+        ("PARTITION", "partitions"),
+        ("ADD COLUMN", "a column added"),
+        ("RENAME", "a column renamed"),
+        ("DROP COLUMN", "a column dropped"),
+        ("TYPE", "another type"),
+        ("TRUNCATE", "a table emptied"),
+    ];
+    parts.iter().find(|(part, _)| sql.contains(part)).map_or("others", |(_, kind)| kind)
+}

@@ -5,11 +5,13 @@
 //! # Layout
 //! - [`plan`]: what a seed means, as a list of steps; [`script`]: carries it out
 //! - [`statements`], [`changes`]: random SQL, random changes of rules and tables
-//! - [`server`]: a server that crashes and is put back; [`peer`]: a device; [`network`]: what is between them
+//! - [`server`]: a server that crashes and is put back; [`crashes`]: at which points; [`peer`]: a device; [`network`]: what is between them
 //! - [`policies`]: conflict policies, and what they promise; [`world`]: the tables, and what each device must hold; [`history`]: what became of every write; [`traffic`]: what was sent
-//! - [`shrink`]: the shortest script that still fails; [`record`]: results of long runs
+//! - [`shrink`]: the shortest script that still fails; [`record`]: results of long runs; [`counts`]: what a run was made of
 
 mod changes;
+mod counts;
+mod crashes;
 mod history;
 mod network;
 mod peer;
@@ -23,6 +25,7 @@ mod statements;
 mod traffic;
 mod world;
 
+use counts::Counts;
 use script::Log;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::Mutex;
@@ -67,7 +70,10 @@ fn replay(options: &Options) -> (usize, usize) {
     let plan = plan::of(options.first, options.policies);
     println!("{:?}, {} devices, {} steps", plan.kind, plan.peers, plan.steps.len());
     let cluster = Cluster::start(server::SETTINGS);
-    let Err(failure) = script::run(&cluster, &plan, &Log::new(true)) else { return (1, 0) };
+    let log = Log::new(true);
+    let outcome = script::run(&cluster, &plan, &log);
+    print!("{}", log.counts);
+    let Err(failure) = outcome else { return (1, 0) };
     println!("failed: {failure}");
     if options.shrink {
         let kind = shrink::kind_of(&failure);
@@ -91,10 +97,11 @@ fn run(options: &Options) -> (usize, usize) {
     let end = options.first.saturating_add(options.count);
     let mut first = if options.resume { record::next(mode, options.first) } else { options.first };
     let (mut passed, mut failed) = (0, 0);
+    let counts = Mutex::new(Counts::default());
     while first < end && begin.elapsed() < options.limit && failed < ENOUGH_FAILURES {
         let since = Instant::now();
         let count = CHUNK.min(end - first);
-        let (done, good) = chunk(options, first, count, begin);
+        let (done, good) = chunk(options, first, count, begin, &counts);
         passed += good;
         failed += done - good;
         let last = first + done as u64;
@@ -113,11 +120,12 @@ fn run(options: &Options) -> (usize, usize) {
         first = last.max(first + 1);
     }
     println!("{} scripts in {:.1} s", passed + failed, begin.elapsed().as_secs_f64());
+    print!("{}", counts.into_inner().unwrap_or_default());
     (passed, failed)
 }
 
 /// Runs some seeds on all processors, each with a server that nobody else uses. Returns how many were run, and passed.
-fn chunk(options: &Options, first: u64, count: u64, begin: Instant) -> (usize, usize) {
+fn chunk(options: &Options, first: u64, count: u64, begin: Instant, counts: &Mutex<Counts>) -> (usize, usize) {
     let (next, done, good) = (AtomicU64::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
     let messages = Mutex::new(());
     let work = || {
@@ -133,7 +141,7 @@ fn chunk(options: &Options, first: u64, count: u64, begin: Instant) -> (usize, u
             }
             let seed = first + n;
             let on = cluster.get_or_insert_with(|| Cluster::start(server::SETTINGS));
-            match one(on, seed, options) {
+            match one(on, seed, options, counts) {
                 Ok(()) => drop((good.fetch_add(1, Ordering::Relaxed), done.fetch_add(1, Ordering::Relaxed))),
                 Err(failure) => {
                     done.fetch_add(1, Ordering::Relaxed);
@@ -153,10 +161,14 @@ fn chunk(options: &Options, first: u64, count: u64, begin: Instant) -> (usize, u
     (done.into_inner(), good.into_inner())
 }
 
-fn one(cluster: &Cluster, seed: u64, options: &Options) -> Result<(), String> {
+fn one(cluster: &Cluster, seed: u64, options: &Options, counts: &Mutex<Counts>) -> Result<(), String> {
     let plan = plan::of(seed, options.policies);
     let log = Log::new(false);
-    script::run(cluster, &plan, &log)?;
+    let outcome = script::run(cluster, &plan, &log);
+    if let Ok(all) = counts.lock() {
+        all.join(&log.counts);
+    }
+    outcome?;
     if options.twice {
         let again = Log::new(false);
         script::run(cluster, &plan, &again)?;

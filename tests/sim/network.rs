@@ -10,6 +10,18 @@ pub enum Cut {
     Up,
     /// Nothing reaches the device: what it sends is done all the same.
     Down,
+    Both,
+}
+
+impl Cut {
+    pub fn random(rng: &mut Rng) -> Cut {
+        [Cut::Up, Cut::Down, Cut::Both][rng.usize(..3)]
+    }
+
+    /// Whether what the device sends is lost.
+    pub fn is_up(self) -> bool {
+        matches!(self, Cut::Up | Cut::Both)
+    }
 }
 
 /// What becomes of one message on its way.
@@ -33,6 +45,16 @@ impl Fate {
             4 => Fate::Damaged,
             5 => Fate::DamagedFirst,
             _ => Fate::Arrives,
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Fate::Arrives => "arrive",
+            Fate::Lost => "lost",
+            Fate::Twice => "twice",
+            Fate::Damaged => "damaged",
+            Fate::DamagedFirst => "damaged and sent again",
         }
     }
 

@@ -1,5 +1,6 @@
 //! A device with a bad network and a clock that may be wrong.
 
+use crate::counts::Counts;
 use crate::network::{damaged, Cut, Fate};
 use crate::server::Server;
 use crate::traffic::Traffic;
@@ -19,8 +20,8 @@ const KEPT: usize = 12;
 pub struct Peer {
     /// Its file.
     pub device: Device,
-    /// An earlier state of the file.
-    pub saved: Option<Device>,
+    /// An earlier state of the file, if one was kept.
+    saved: Option<Device>,
     pub cut: Cut,
     /// How far its clock is off, in microseconds.
     pub clock: i64,
@@ -44,6 +45,7 @@ pub struct Link<'l, 'a> {
     pub resync: bool,
     /// Nothing happens in this script that could make a device fetch again what it has.
     pub calm: bool,
+    pub counts: &'l Counts,
 }
 
 type Call = fn(&mut Client, &User, &[u8]) -> Result<Vec<u8>, String>;
@@ -74,17 +76,38 @@ impl Peer {
         Peer { clock: self.clock, edited: self.edited.clone(), ..Peer::of(self.device.copy(), self.page_bytes) }
     }
 
-    /// Puts the saved file in place of the present one.
-    pub fn restore(&mut self) -> bool {
-        let Some(saved) = self.saved.take() else { return false };
-        self.device = saved;
-        true
+    /// Keeps a copy of the file.
+    pub fn save(&mut self) {
+        self.saved = Some(self.device.copy());
+    }
+
+    /// Puts the copy in place of the file, and keeps it for another time; without one the application is installed anew.
+    pub fn restore(&mut self) {
+        match &self.saved {
+            Some(saved) => self.device = saved.copy(),
+            None => {
+                *self = Peer {
+                    clock: self.clock,
+                    cut: self.cut,
+                    ..Peer::of(Device::for_user(self.device.user.clone()), self.page_bytes)
+                }
+            }
+        }
+    }
+
+    /// What waits to be sent, as a device with this clock says it.
+    pub fn sealed(&mut self) -> Option<Vec<u8>> {
+        let batches = self.device.pending_ops()?;
+        Some(self.with_clock(&batches))
     }
 
     /// One push. Returns whether there may be more to send: not if a server without faults gave no answer.
     pub fn push_once(&mut self, link: &mut Link<'_, '_>) -> bool {
-        let Some(batches) = self.device.pending_ops() else { return false };
-        let batches = self.with_clock(&batches);
+        if link.lossy && link.rng.u8(..12) == 0 {
+            link.counts.add("stops of devices", "sealing");
+            self.stop(link.rng, |device| drop(device.connection().query_row("SELECT pending_ops()", [], |_| Ok(()))));
+        }
+        let Some(batches) = self.sealed() else { return false };
         keep(&mut self.pushes, &batches);
         let Some(reply) = self.ask(link, server_push, &batches) else { return link.lossy };
         keep(&mut self.replies, &reply);
@@ -121,7 +144,8 @@ impl Peer {
     /// Sends a request, and brings what the server answers; None if nothing comes back.
     fn ask(&mut self, link: &mut Link<'_, '_>, call: Call, request: &[u8]) -> Option<Vec<u8>> {
         let fate = Fate::random(link.rng, link.lossy);
-        if self.cut == Cut::Up {
+        link.counts.add("requests", if self.cut.is_up() { "cut off" } else { fate.name() });
+        if self.cut.is_up() {
             return None;
         }
         if fate.is_damaged() {
@@ -133,7 +157,11 @@ impl Peer {
         for _ in 0..fate.times() {
             reply = answered(call(link.server.client(), &self.device.user, request));
         }
-        reply.filter(|_| self.cut != Cut::Down)
+        if self.cut == Cut::Down && reply.is_some() {
+            link.counts.add("replies", "cut off");
+            return None;
+        }
+        reply
     }
 
     /// Applies a reply as often as it arrives. Returns whether there is more to ask for; None if it did not arrive.
@@ -144,13 +172,15 @@ impl Peer {
         first: impl FnOnce(&mut Peer, &mut Link<'_, '_>, &[u8]),
     ) -> Option<bool> {
         let fate = Fate::random(link.rng, link.lossy);
+        link.counts.add("replies", fate.name());
         if fate.is_damaged() {
             let before = dump(&self.device);
             self.device.apply(&damaged(reply, link.rng)).expect_err("the device took a damaged message");
             assert!(before == dump(&self.device), "a damaged message changed something");
         }
         if link.lossy && link.rng.u8(..12) == 0 {
-            self.interrupt(reply, link.rng);
+            link.counts.add("stops of devices", "applying");
+            self.stop(link.rng, |device| drop(device.apply(reply)));
         }
         if fate.times() > 0 {
             first(self, link, reply);
@@ -162,16 +192,9 @@ impl Peer {
         more
     }
 
-    /// An apply that is stopped in its middle, and a restart.
-    fn interrupt(&mut self, reply: &[u8], rng: &mut Rng) {
-        let (mut calls, stop) = (0, rng.u32(1..60));
-        let handler = move || {
-            calls += 1;
-            calls > stop
-        };
-        self.device.connection().progress_handler(50, Some(handler)).expect("a handler");
-        let _stopped_or_done = self.device.apply(reply);
-        self.device.connection().progress_handler(0, None::<fn() -> bool>).expect("no handler");
+    /// Something that is stopped in its middle, or done before that, and a restart.
+    fn stop(&mut self, rng: &mut Rng, work: impl FnOnce(&Device)) {
+        stopped(&self.device, rng, work);
         self.device.restart();
         world::check_snapshot(&self.device);
     }
@@ -231,6 +254,18 @@ impl Peer {
             assert!(page < 2_000, "the pull does not end");
         }
     }
+}
+
+/// Interrupts SQLite after a random number of steps of its machine.
+pub fn stopped(device: &Device, rng: &mut Rng, work: impl FnOnce(&Device)) {
+    let (mut calls, stop) = (0, rng.u32(1..60));
+    let handler = move || {
+        calls += 1;
+        calls > stop
+    };
+    device.connection().progress_handler(50, Some(handler)).expect("a handler");
+    work(device);
+    device.connection().progress_handler(0, None::<fn() -> bool>).expect("no handler");
 }
 
 fn keep(messages: &mut Vec<Vec<u8>>, message: &[u8]) {

@@ -35,10 +35,31 @@ pub enum Action {
     SaveServer,
     PutBackServer,
     Crash,
-    CrashInPush,
+    CrashIn,
 }
 
 use Action::*;
+
+impl Action {
+    /// What it counts as, in the shares that a run tells.
+    pub fn kind(self) -> &'static str {
+        match self {
+            ServerWrite | LedgerMove | BeginSlow | EndSlow => "writes on the server",
+            DeviceWrite | PlainWrite | SecondConnection => "writes on devices",
+            Membership => "membership",
+            ChangeRules | ChangeSchema => "changes of rules and tables",
+            Maintain | ShortLease => "maintenance",
+            SyncBadly | Sync | PushOnly | OnePage => "syncs",
+            OldPush | OldReply | LatePage => "messages late or again",
+            CutLink | MendLink => "links cut and mended",
+            ClockJump => "clocks set wrong",
+            Restart => "restarts of devices",
+            SaveDevice | SaveServer => "copies taken",
+            RestoreDevice | CloneDevice | PutBackServer => "something restored or cloned",
+            Crash | CrashIn => "the server cut off",
+        }
+    }
+}
 
 /// How often each happens. The last ones only where a script is of that kind.
 const ALWAYS: &[(u32, Action)] = &[
@@ -63,10 +84,10 @@ const ALWAYS: &[(u32, Action)] = &[
     (12, MendLink),
     (10, ClockJump),
 ];
-const RULES: &[(u32, Action)] = &[(20, ChangeRules), (30, ChangeSchema)];
+const RULES: &[(u32, Action)] = &[(32, ChangeRules), (45, ChangeSchema)];
 const LEASE: &[(u32, Action)] = &[(25, ShortLease)];
-const FILES: &[(u32, Action)] = &[(10, SaveDevice), (12, RestoreDevice), (8, CloneDevice)];
-const CRASHES: &[(u32, Action)] = &[(12, Crash), (10, CrashInPush)];
+const FILES: &[(u32, Action)] = &[(12, SaveDevice), (22, RestoreDevice), (8, CloneDevice)];
+const CRASHES: &[(u32, Action)] = &[(8, Crash), (16, CrashIn)];
 const PUT_BACK: &[(u32, Action)] = &[(15, SaveServer), (15, PutBackServer)];
 
 /// Which rare things a script may contain: what it must never see depends on it.
@@ -85,7 +106,7 @@ impl Kind {
         Kind {
             rules: rng.bool(),
             lease: rng.u8(..4) == 0,
-            files: rng.u8(..3) == 0,
+            files: rng.bool(),
             crashes: rng.u8(..8) == 0,
             put_back: rng.u8(..10) == 0,
             policies,

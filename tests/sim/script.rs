@@ -1,8 +1,10 @@
 //! Carries a plan out, step by step, and checks after each what must always be true.
 
+use crate::counts::Counts;
+use crate::crashes::{self, Point};
 use crate::history::History;
 use crate::network::Cut;
-use crate::peer::{Link, Peer};
+use crate::peer::{stopped, Link, Peer};
 use crate::plan::{Action, Kind, Plan, Step};
 use crate::policies::{self, Promises};
 use crate::server::Server;
@@ -21,11 +23,12 @@ const MOST_PEERS: usize = 7;
 pub struct Log {
     lines: RefCell<Vec<String>>,
     tells: bool,
+    pub counts: Counts,
 }
 
 impl Log {
     pub fn new(tells: bool) -> Log {
-        Log { lines: RefCell::default(), tells }
+        Log { lines: RefCell::default(), tells, counts: Counts::default() }
     }
 
     fn say(&self, line: String) {
@@ -51,6 +54,8 @@ struct Script<'a> {
     kind: Kind,
     /// A device may be told to start over.
     resync: bool,
+    /// The step under way did something.
+    told: bool,
     log: &'a Log,
 }
 
@@ -86,7 +91,14 @@ impl<'a> Script<'a> {
         let facts = Facts::read(&mut server);
         // Half of them are in use already.
         for peer in peers.iter_mut().step_by(2) {
-            peer.sync(&mut Link { server: &mut server, rng: &mut rng, lossy: false, resync: false, calm: true });
+            peer.sync(&mut Link {
+                server: &mut server,
+                rng: &mut rng,
+                lossy: false,
+                resync: false,
+                calm: true,
+                counts: &log.counts,
+            });
         }
         Script {
             rng,
@@ -97,12 +109,14 @@ impl<'a> Script<'a> {
             promises: Promises::default(),
             kind: plan.kind,
             resync: false,
+            told: false,
             log,
         }
     }
 
     fn step(&mut self, step: &Step) {
         let peer = step.peer % self.peers.len();
+        self.told = false;
         match step.action {
             Action::ServerWrite => {
                 let sql = statements::server_transaction(&mut self.rng, &self.facts);
@@ -147,7 +161,14 @@ impl<'a> Script<'a> {
                 self.facts = Facts::read(&mut self.server);
                 self.tell(step, "server", "crash", Ok(()));
             }
-            Action::CrashInPush => self.crash_in_push(step, peer),
+            Action::CrashIn => {
+                let at = Point::random(&mut self.rng);
+                crashes::crash(at, &mut self.server, &mut self.peers[peer], &self.facts, &mut self.rng);
+                self.log.counts.add("crashes at a point", format!("{at:?}"));
+                self.history.crashed = true;
+                self.facts = Facts::read(&mut self.server);
+                self.tell(step, "server", &format!("crash, {at:?} of device {peer}"), Ok(()));
+            }
             Action::CloneDevice => {
                 if self.peers.len() < MOST_PEERS {
                     self.peers.push(self.peers[peer].cloned());
@@ -156,6 +177,8 @@ impl<'a> Script<'a> {
             }
             _ => self.on_device(step, peer),
         }
+        let kind = if self.told { step.action.kind() } else { "nothing to do" };
+        self.log.counts.add("steps", kind);
         let device = &self.peers[peer].device;
         world::check_snapshot(device);
         self.history.look(device);
@@ -163,10 +186,10 @@ impl<'a> Script<'a> {
 
     /// What only one device does.
     fn on_device(&mut self, step: &Step, peer: usize) {
-        let Script { rng, server, peers, history, kind, resync, .. } = self;
+        let Script { rng, server, peers, history, kind, resync, log, .. } = self;
         let lossy = step.action != Action::Sync;
         let calm = kind.is_calm() && !*resync;
-        let mut link = Link { server, rng, lossy, resync: *resync, calm };
+        let mut link = Link { server, rng, lossy, resync: *resync, calm, counts: &log.counts };
         let at = &mut peers[peer];
         match step.action {
             Action::Restart => at.device.restart(),
@@ -176,14 +199,13 @@ impl<'a> Script<'a> {
             Action::SyncBadly | Action::Sync => at.sync(&mut link),
             Action::PushOnly => drop(at.push_once(&mut link)),
             Action::OnePage => drop(at.pull_once(&mut link)),
-            Action::CutLink => at.cut = if link.rng.bool() { Cut::Up } else { Cut::Down },
+            Action::CutLink => at.cut = Cut::random(link.rng),
             Action::MendLink => at.cut = Cut::No,
             Action::ClockJump => at.clock = link.rng.i64(-3..=3) * 3_600_000_000,
-            Action::SaveDevice => at.saved = Some(at.device.copy()),
+            Action::SaveDevice => at.save(),
             Action::RestoreDevice => {
-                if at.restore() {
-                    history.replaced(peer);
-                }
+                at.restore();
+                history.replaced(peer);
             }
             other => unreachable!("{other:?} is not about one device"),
         }
@@ -206,9 +228,17 @@ impl<'a> Script<'a> {
         let (sql, commits) = statements::device_transaction(&mut self.rng, device, &trace, more);
         let (who, result) = match step.action {
             Action::DeviceWrite => {
-                let result = device.try_run(&sql);
+                let mut result = Ok(());
+                let stops = self.rng.u8(..16) == 0;
+                match stops {
+                    true => stopped(device, &mut self.rng, |device| result = device.try_run(&sql)),
+                    false => result = device.try_run(&sql),
+                }
                 if !device.connection().is_autocommit() {
                     device.run("ROLLBACK");
+                }
+                if stops && result.is_err() {
+                    self.log.counts.add("stops of devices", "writing");
                 }
                 ("", result)
             }
@@ -236,6 +266,7 @@ impl<'a> Script<'a> {
             Action::ChangeRules => changes::of_rules(&mut self.rng, &self.facts),
             _ => changes::of_schema(&mut self.rng, &self.facts),
         };
+        self.log.counts.add("changes of rules and tables", changes::kind(&sql));
         self.on_server(step, &sql);
         self.facts = Facts::read(&mut self.server);
     }
@@ -248,28 +279,6 @@ impl<'a> Script<'a> {
             self.on_server(step, "SELECT sync.maintain()");
         }
         self.on_server(step, "RESET sync.lease");
-    }
-
-    /// The server goes down when it has done a push and not yet committed it, or when it has committed but nothing is flushed.
-    fn crash_in_push(&mut self, step: &Step, peer: usize) {
-        let Some(batches) = self.peers[peer].device.pending_ops() else { return };
-        let user = self.peers[peer].device.user.clone();
-        let committed = self.rng.bool();
-        if committed {
-            let reply = sync_tests::device::server_push(self.server.client(), &user, &batches);
-            if let (Ok(reply), true) = (reply, self.rng.bool()) {
-                self.peers[peer].device.apply(&reply).expect("a push reply is applied");
-            }
-        } else {
-            let client = self.server.client();
-            client.batch_execute("BEGIN").expect("a transaction");
-            client.execute("SELECT set_config('request.jwt.claims', $1, true)", &[&user.claims()]).expect("claims");
-            let _may_wait_for_a_lock = client.query("SELECT sync.push($1)", &[&batches]);
-        }
-        self.server.crash();
-        self.history.crashed = true;
-        self.facts = Facts::read(&mut self.server);
-        self.tell(step, "server", &format!("crash in a push of device {peer}, committed: {committed}"), Ok(()));
     }
 
     fn end_slow(&mut self, step: &Step) {
@@ -287,7 +296,8 @@ impl<'a> Script<'a> {
         self.tell(step, "server", sql, result);
     }
 
-    fn tell(&self, step: &Step, who: &str, what: &str, result: Result<(), String>) {
+    fn tell(&mut self, step: &Step, who: &str, what: &str, result: Result<(), String>) {
+        self.told = true;
         self.log.say(format!("{:>4} {who}: {what}", step.number));
         if let Err(error) = result {
             self.log.say(format!("        failed: {error}"));
@@ -309,8 +319,8 @@ impl<'a> Script<'a> {
             for peer in &mut self.peers {
                 peer.cut = Cut::No;
                 let calm = self.kind.is_calm() && !self.resync;
-                let Script { rng, server, resync, .. } = self;
-                peer.sync(&mut Link { server, rng, lossy: false, resync: *resync, calm });
+                let Script { rng, server, resync, log, .. } = self;
+                peer.sync(&mut Link { server, rng, lossy: false, resync: *resync, calm, counts: &log.counts });
                 self.history.look(&peer.device);
             }
             if last {

@@ -1,12 +1,14 @@
 //! The server of one script: its connections, and how it is cut off and put back.
 
 use postgres::Client;
+use std::process::{Command, Stdio};
 use sync_tests::compare::{server_rows, server_value};
 use sync_tests::{Cluster, Database};
 
 /// Lines for the configuration: what is not flushed by somebody stays in memory until a crash takes it.
 pub const SETTINGS: &str = "
 autovacuum = off
+bgwriter_lru_maxpages = 0
 synchronous_commit = off
 wal_writer_delay = 10s
 checkpoint_timeout = 1h
@@ -23,11 +25,13 @@ pub struct Server<'a> {
     /// Transactions that were left open, to commit late.
     pub slow: Vec<Client>,
     saved: bool,
+    wal_writer: Option<Frozen>,
 }
 
 impl<'a> Server<'a> {
     pub fn new(cluster: &'a Cluster) -> Self {
-        Server { cluster, db: cluster.database(), client: None, slow: Vec::new(), saved: false }
+        let db = cluster.database();
+        Server { cluster, db, client: None, slow: Vec::new(), saved: false, wal_writer: Some(Frozen::of(cluster)) }
     }
 
     pub fn database(&self) -> &Database<'a> {
@@ -78,26 +82,39 @@ impl<'a> Server<'a> {
     /// Cuts everything off and starts again: what was not flushed is gone.
     pub fn crash(&mut self) {
         self.hang_up();
+        if let Some(frozen) = self.wal_writer.take() {
+            // A frozen process would keep the server from ending.
+            frozen.end();
+        }
         self.cluster.crash();
+        self.launch();
+    }
+
+    fn stop(&mut self) {
+        self.hang_up();
+        self.wal_writer = None;
+        self.cluster.stop();
+    }
+
+    fn launch(&mut self) {
         self.cluster.launch();
+        self.wal_writer = Some(Frozen::of(self.cluster));
     }
 
     /// Takes a copy of the disk.
     pub fn save(&mut self) {
-        self.hang_up();
-        self.cluster.stop();
+        self.stop();
         self.cluster.save(COPY);
-        self.cluster.launch();
+        self.launch();
         self.saved = true;
     }
 
     /// Puts the copy back, if there is one.
     pub fn put_back(&mut self) -> bool {
         if self.saved {
-            self.hang_up();
-            self.cluster.stop();
+            self.stop();
             self.cluster.put_back(COPY);
-            self.cluster.launch();
+            self.launch();
         }
         self.saved
     }
@@ -110,9 +127,43 @@ impl<'a> Server<'a> {
     /// Removes the database.
     pub fn end(mut self) {
         self.hang_up();
+        self.wal_writer = None;
         let drop = format!("DROP DATABASE {} WITH (FORCE)", self.db.name());
         self.cluster.connect("postgres", "postgres").batch_execute(&drop).expect("a drop");
     }
+}
+
+/// The process that flushes the log by the clock, stopped: what a crash takes then depends on the script alone, and a seed does the
+/// same again. It goes on when this is dropped.
+struct Frozen(String);
+
+impl Frozen {
+    fn of(cluster: &Cluster) -> Frozen {
+        let mut client = cluster.connect("postgres", "postgres");
+        let pid: String = loop {
+            let row = client.query_opt("SELECT pid::text FROM pg_stat_activity WHERE backend_type = 'walwriter'", &[]);
+            if let Some(row) = row.expect("the processes are listed") {
+                break row.get(0);
+            }
+        };
+        signal("-STOP", &pid);
+        Frozen(pid)
+    }
+
+    fn end(self) {
+        signal("-KILL", &self.0);
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        signal("-CONT", &self.0);
+    }
+}
+
+/// It may be gone, with a server that has ended.
+fn signal(which: &str, pid: &str) {
+    let _gone = Command::new("kill").args([which, pid]).stderr(Stdio::null()).status();
 }
 
 fn patient(db: &Database<'_>) -> Client {

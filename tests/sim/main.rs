@@ -6,7 +6,8 @@
 //! - [`plan`]: what a seed means, as a list of steps; [`script`]: carries it out
 //! - [`statements`], [`changes`]: random SQL, random changes of rules and tables
 //! - [`server`]: a server that crashes and is put back; [`crashes`]: at which points; [`peer`]: a device; [`network`]: what is between them
-//! - [`policies`]: conflict policies, and what they promise; [`world`]: the tables, and what each device must hold; [`history`]: what became of every write; [`traffic`]: what was sent
+//! - [`policies`]: conflict policies; [`promises`], [`records`]: what they promise about rows, and what is kept
+//! - [`world`]: the tables, and what each device must hold; [`history`]: what became of every write; [`traffic`]: what was sent
 //! - [`shrink`]: the shortest script that still fails; [`record`]: results of long runs; [`counts`]: what a run was made of
 
 mod changes;
@@ -17,7 +18,9 @@ mod network;
 mod peer;
 mod plan;
 mod policies;
+mod promises;
 mod record;
+mod records;
 mod script;
 mod server;
 mod shrink;

@@ -6,7 +6,9 @@ use crate::history::History;
 use crate::network::Cut;
 use crate::peer::{stopped, Link, Peer};
 use crate::plan::{Action, Kind, Plan, Step};
-use crate::policies::{self, Promises};
+use crate::policies;
+use crate::promises::Promises;
+use crate::records;
 use crate::server::Server;
 use crate::world::{self, Facts, USERS};
 use crate::{changes, statements};
@@ -124,7 +126,7 @@ impl<'a> Script<'a> {
             }
             Action::LedgerMove => {
                 let sql = match self.kind.policies && self.rng.bool() {
-                    true => self.promises.on_server(&mut self.rng, &format!("s{}", step.number)),
+                    true => self.promises.on_server(&mut self.rng, &mut self.server, &format!("s{}", step.number)),
                     false => statements::ledger_transaction(&mut self.rng),
                 };
                 self.on_server(step, &sql);
@@ -333,8 +335,14 @@ impl<'a> Script<'a> {
             world::check(&peer.device, &mut self.server, &self.facts);
         }
         let applied = self.history.check(&mut self.server, &self.peers);
+        let went_back = self.history.went_back || self.history.crashed;
         if self.kind.policies {
-            self.promises.check(&mut self.server, &applied);
+            self.promises.check(&mut self.server, &applied, !went_back);
         }
+        records::check(&mut self.server);
+        if !went_back && !self.resync && !self.kind.files {
+            self.peers.iter().for_each(|peer| records::check_both_sides(&mut self.server, peer));
+        }
+        records::count(&mut self.server, |group, kind, n| self.log.counts.more(group, kind, n));
     }
 }

@@ -17,6 +17,11 @@ fn list(rng: &mut Rng) -> i64 {
     rng.i64(1..=LISTS)
 }
 
+/// What only one seat may have.
+fn place(rng: &mut Rng) -> i64 {
+    rng.i64(1..25)
+}
+
 fn user(rng: &mut Rng) -> &'static str {
     USERS[rng.usize(..USERS.len())]
 }
@@ -40,7 +45,7 @@ fn server_statement(rng: &mut Rng, facts: &Facts) -> String {
     let (list, other, owner) = (list(rng), list(rng), user(rng));
     let word = word(rng, "repeat('?', 2500)");
     let (color, text) = (facts.name_of("label", &["color", "shade"]), facts.name_of("news", &["body", "story"]));
-    match rng.u8(..16) {
+    match rng.u8(..18) {
         0 => format!(
             "INSERT INTO task (id, list, owner, body, n) SELECT i, i % {LISTS} + 1, '{owner}', {word}, i \
              FROM generate_series({from}, {from} + 15) i ON CONFLICT DO NOTHING"
@@ -64,6 +69,8 @@ fn server_statement(rng: &mut Rng, facts: &Facts) -> String {
         12 if rng.u8(..6) == 0 => "TRUNCATE news".into(),
         12 => format!("DELETE FROM news WHERE id = {id}"),
         13 => format!("UPDATE task SET n = n + 1 WHERE list = {list}"),
+        14 => format!("INSERT INTO seat VALUES ({id}, {}, {from}) ON CONFLICT DO NOTHING", place(rng)),
+        15 => format!("DELETE FROM seat WHERE id = {id} AND NOT EXISTS (SELECT FROM guest WHERE seat = {id})"),
         _ => format!("UPDATE task SET body = {word} WHERE id = {id}"),
     }
 }
@@ -119,7 +126,7 @@ fn device_statement(rng: &mut Rng, Names { color, text }: &Names) -> String {
     let (id, from) = (rng.i64(1..60), rng.i64(1..60));
     let (list, owner) = (list(rng), user(rng));
     let word = word(rng, "replace(hex(zeroblob(1250)), '0', '?')");
-    match rng.u8(..14) {
+    match rng.u8(..19) {
         0 => format!(
             "INSERT OR IGNORE INTO task (id, list, owner, body, n, hidden) VALUES ({id}, {list}, '{owner}', {word}, 1, 0)"
         ),
@@ -140,6 +147,15 @@ fn device_statement(rng: &mut Rng, Names { color, text }: &Names) -> String {
             format!("INSERT INTO news (id, {text}) VALUES ({id}, {word}) ON CONFLICT (id) DO UPDATE SET {text} = excluded.{text}")
         }
         11 => format!("DELETE FROM news WHERE id = {id}"),
+        // Refused where somebody else has the place, or the seat is gone on the server, or still has guests.
+        12 => format!("INSERT OR IGNORE INTO seat VALUES ({id}, {}, 1)", place(rng)),
+        13 => format!("UPDATE seat SET place = {}, price = {from} - 3 WHERE id BETWEEN {id} AND {id} + 9", place(rng)),
+        14 => format!("DELETE FROM seat WHERE id = {id} OR place = {}", place(rng)),
+        15 => format!("INSERT OR IGNORE INTO guest SELECT {id}, id FROM seat WHERE id >= {from} ORDER BY id LIMIT 1"),
+        16 => format!(
+            "INSERT OR IGNORE INTO guest VALUES ({id}, {from}); INSERT OR IGNORE INTO seat VALUES ({from}, {}, 2)",
+            place(rng)
+        ),
         _ => format!("UPDATE task SET body = {word} WHERE id BETWEEN {from} AND {from} + 5"),
     }
 }

@@ -23,7 +23,10 @@ const TABLES: &str = "
     CREATE TABLE news (id int PRIMARY KEY, body text);
     CREATE TABLE ledger (id int PRIMARY KEY, amount int NOT NULL);
     CREATE TABLE trace (id text PRIMARY KEY);
-    CREATE TABLE tally (id int PRIMARY KEY, hits int NOT NULL DEFAULT 0, tags jsonb NOT NULL DEFAULT '[]');
+    CREATE TABLE tally (id int PRIMARY KEY, hits int NOT NULL DEFAULT 0, tags jsonb NOT NULL DEFAULT '[]', best int NOT NULL DEFAULT 0,
+        least int NOT NULL DEFAULT 0, body text NOT NULL DEFAULT '', strict text NOT NULL DEFAULT '');
+    CREATE TABLE note (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), body text NOT NULL, copy_of uuid);
+    CREATE TABLE seat (id int PRIMARY KEY, place int NOT NULL UNIQUE, price int CHECK (price >= 0));
 ";
 
 /// A rule by name, with what makes its tables part of it.
@@ -31,7 +34,7 @@ pub fn rule(name: &str, priority: u8) -> String {
     let (members, tables): (_, &[&str]) = match name {
         "list" => (", members => 'SELECT list FROM reader WHERE name = sync.user_id()'", &["task", "label"]),
         "owner" => (", members => 'SELECT sync.user_id()'", &["task"]),
-        _ => ("", &["news", "ledger", "trace", "tally"]),
+        _ => ("", &["news", "ledger", "trace", "tally", "note", "seat", "guest"]),
     };
     let tables: String = tables.iter().map(|table| entry(name, table) + ";\n").collect();
     format!("SELECT sync.create_bucket('{name}', priority => {priority}{members});\n{tables}")
@@ -51,6 +54,8 @@ pub fn entry(rule: &str, table: &str) -> String {
 /// Creates tables, some rows, and rules; details depend on the seed.
 pub fn install(db: &Database<'_>, rng: &mut Rng) {
     db.run(TABLES);
+    let reference = ["", "ON DELETE CASCADE", "DEFERRABLE INITIALLY DEFERRED"][rng.usize(..3)];
+    db.run(&format!("CREATE TABLE guest (id int PRIMARY KEY, seat int NOT NULL REFERENCES seat {reference})"));
     if rng.bool() {
         db.run("DROP TABLE news");
         db.run(
@@ -75,6 +80,7 @@ pub fn install(db: &Database<'_>, rng: &mut Rng) {
         "INSERT INTO task SELECT i, i % {LISTS} + 1, (ARRAY['ann', 'bob', 'cid', 'dot'])[i % 4 + 1], 'task ' || i, i FROM generate_series(1, 20) i;
          INSERT INTO label SELECT l, c, 'red' FROM generate_series(1, {LISTS}) l, unnest('{{a,b}}'::text[]) c;
          INSERT INTO news SELECT i * 5, 'news ' || i FROM generate_series(1, 8) i;
+         INSERT INTO seat SELECT i, i, i FROM generate_series(1, 4) i;
          INSERT INTO ledger SELECT i, 0 FROM generate_series(1, {LEDGER}) i;
          INSERT INTO reader SELECT u, l FROM unnest('{{ann,bob,cid,dot}}'::text[]) u, generate_series(1, {LISTS}) l WHERE (ascii(u) + l) % 2 = 0"
     ));
@@ -100,7 +106,7 @@ impl Facts {
         let entries = server.rows("SELECT bucket, \"table\", filter IS NOT NULL FROM sync.rules WHERE \"table\" IS NOT NULL");
         let mut columns: BTreeMap<String, Vec<_>> = BTreeMap::new();
         let sql = "SELECT attrelid::regclass, attname, format_type(atttypid, NULL) FROM pg_attribute
-                   WHERE attrelid::regclass::text IN ('task', 'label', 'news', 'ledger', 'trace', 'tally') AND attnum > 0 AND NOT attisdropped ORDER BY 1, attnum";
+                   WHERE attrelid::regclass::text = ANY ('{task,label,news,ledger,trace,tally,note,seat,guest}') AND attnum > 0 AND NOT attisdropped ORDER BY 1, attnum";
         for row in server.rows(sql) {
             columns.entry(row[0].clone()).or_default().push((row[1].clone(), row[2].clone()));
         }

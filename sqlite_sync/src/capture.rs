@@ -29,7 +29,7 @@ pub const PRIORITY: &str = "p";
 
 /// Appends an entry about the open transaction; it goes where the transaction or a savepoint is rolled back.
 pub fn say(db: Db<'_>, kind: &str, value: ValueRef<'_>) -> Result<()> {
-    let sql = "INSERT INTO main.sync_log(tbl, kind, at, c1) VALUES (0, ?1, julianday('now'), ?2)";
+    let sql = "INSERT INTO main.sync_log(tbl, kind, at, txn, c1) VALUES (0, ?1, julianday('now'), char(), ?2)";
     db.run(sql, &[ValueRef::Text(kind), value])
 }
 

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::host::{self, Answer, Db};
 use crate::store::Store;
 use crate::transaction::transaction;
-use crate::{batch, boundary, capture, file, json, keys, lost, pull, records, seal, sums, wipe};
+use crate::{batch, capture, file, json, keys, lost, pull, records, seal, sums, wipe};
 use sqlite_loadable::FunctionFlags;
 use std::collections::BTreeMap;
 use sync_shared::{limits, ValueRef};
@@ -13,11 +13,7 @@ use sync_shared::{limits, ValueRef};
 /// Registers every function on a connection.
 pub fn register(db: Db<'_>) -> Result<()> {
     let flags = FunctionFlags::DIRECTONLY;
-    host::define(db, "pull_request", 0, flags, |db, _| {
-        let bytes = pull::pull_request(db)?;
-        boundary::ensure(db)?;
-        Ok(Answer::Blob(bytes))
-    })?;
+    host::define(db, "pull_request", 0, flags, |db, _| Ok(Answer::Blob(pull::pull_request(db)?)))?;
     host::define(db, "apply_delta", 1, flags, |db, args| match args {
         [ValueRef::Blob(bytes)] => Ok(Answer::Text(apply::apply_delta(db, bytes)?)),
         _ => Err(Error::plain("apply_delta(blob) takes the bytes that the server answered, unchanged")),
@@ -114,12 +110,10 @@ fn pending_ops(db: Db<'_>) -> Result<Option<Vec<u8>>> {
     if !file::present(db)? {
         return Ok(None);
     }
-    let next = transaction(db, || {
+    transaction(db, || {
         seal::seal(&mut Store::open(db)?)?;
         batch::next_push(db)
-    })?;
-    boundary::ensure(db)?;
-    Ok(next)
+    })
 }
 
 /// Parameters as JSON with sorted names, so that the same ones are the same text.

@@ -5,7 +5,7 @@
 #![allow(unsafe_code)]
 
 use crate::error::{Error, Result};
-use sqlite_loadable::ext::{sqlite3, sqlite3_api_routines, sqlite3_context, sqlite3_stmt, sqlite3_value, sqlite3_vtab};
+use sqlite_loadable::ext::{sqlite3, sqlite3_api_routines, sqlite3_context, sqlite3_stmt, sqlite3_value};
 use sqlite_loadable::{define_scalar_function, FunctionFlags};
 use std::ffi::{c_char, c_int, c_uint, c_void, CStr};
 use std::marker::PhantomData;
@@ -29,7 +29,7 @@ const TEXT: c_int = 3;
 const BLOB: c_int = 4;
 const DBCONFIG_ENABLE_FKEY: c_int = 1002;
 const DBCONFIG_ENABLE_TRIGGER: c_int = 1003;
-const VTAB_INNOCUOUS: c_int = 2;
+const FCNTL_DATA_VERSION: c_int = 35;
 const MINIMUM_VERSION: c_int = 3_040_000;
 
 /// Lists the functions used, once: the entry point refuses a host that lacks one, so a call never meets an absent one.
@@ -44,9 +44,9 @@ macro_rules! routines {
 
 routines! {
     bind_blob64 bind_double bind_int64 bind_null bind_text64 changes clear_bindings column_blob column_bytes column_double
-    column_int64 column_text column_type context_db_handle db_config errmsg extended_errcode finalize get_autocommit
+    column_int64 column_text column_type context_db_handle db_config errmsg extended_errcode file_control finalize get_autocommit
     libversion_number malloc64 prepare_v3 reset result_blob64 result_error result_error_code result_int64 result_null
-    result_text64 step value_blob value_bytes value_int64 value_text value_type vtab_config
+    result_text64 step value_blob value_bytes value_int64 value_text value_type
 }
 
 /// Calls a routine of the host's table. Only inside `unsafe`, with a SAFETY reason for the call itself.
@@ -201,28 +201,6 @@ fn answer(context: *mut sqlite3_context, outcome: Result<Answer>) {
     }
 }
 
-/// An empty virtual table base; SQLite fills it in.
-pub fn vtab_base() -> sqlite3_vtab {
-    // SAFETY: three plain C fields, for which zero is valid.
-    unsafe { std::mem::zeroed() }
-}
-
-/// Declares the virtual table that is being connected harmless, so that triggers may write to it under trusted_schema=OFF.
-pub fn vtab_innocuous(db: *mut sqlite3) {
-    // SAFETY: called from xConnect with SQLite's own connection.
-    unsafe { api!(vtab_config(db, VTAB_INNOCUOUS)) };
-}
-
-/// The connection inside a callback of a virtual table.
-pub fn vtab_db<'c>(db: *mut sqlite3) -> Db<'c> {
-    Db { ptr: db, call: PhantomData }
-}
-
-/// The raw connection, for sqlite-loadable's registration.
-pub fn raw(db: Db<'_>) -> *mut sqlite3 {
-    db.ptr
-}
-
 impl<'c> Db<'c> {
     fn error(&self) -> Error {
         // SAFETY: the connection is live; the message is copied at once.
@@ -287,6 +265,18 @@ impl<'c> Db<'c> {
     pub fn changes(&self) -> i64 {
         // SAFETY: the connection is live.
         i64::from(unsafe { api!(changes(self.ptr)) })
+    }
+
+    /// A number that every commit to the database file changes, whoever made it.
+    pub fn data_version(&self) -> Result<u32> {
+        let mut version: c_uint = 0;
+        // SAFETY: the connection is live, the name ends with NUL, and this request writes one unsigned int.
+        let code = unsafe { api!(file_control(self.ptr, c"main".as_ptr(), FCNTL_DATA_VERSION, (&raw mut version).cast())) };
+        if code == OK {
+            Ok(version)
+        } else {
+            Err(Error::plain("this build of SQLite does not say which version of its data it sees"))
+        }
     }
 
     /// Switches this connection's triggers on (1) or off (0); -1 only asks. Answers how they are now.

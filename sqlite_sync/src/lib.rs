@@ -65,12 +65,7 @@ pub unsafe extern "C" fn sqlite3_sqlitesync_init(
     unsafe {
         host::enter(db, message, api, |db| {
             boundary::register(db)?;
-            functions::register(db)?;
-            // A file that cannot be written to now, or that another library made, must still load; each function asks again.
-            if matches!(file::format(db), Ok(1..)) {
-                let _ = boundary::ensure(db);
-            }
-            Ok(())
+            functions::register(db)
         })
     }
 }

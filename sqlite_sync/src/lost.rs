@@ -4,13 +4,13 @@
 //! a trace. A row that the server has again as it was, because a device has sent its writes again, is lost no more.
 
 use crate::error::{Error, Result};
+use crate::file;
 use crate::host::{Db, Statement};
 use crate::json;
 use crate::meta;
 use crate::store::{pack, unpack, Store};
 use crate::table::{quote, Key, TableInfo};
 use crate::transaction::transaction;
-use crate::{boundary, file};
 use serde_json::json;
 use std::collections::BTreeSet;
 use sync_shared::{Value, ValueRef};
@@ -88,9 +88,6 @@ pub fn restore(db: Db<'_>, id: i64) -> Result<String> {
         ));
     }
     file::ready(db)?;
-    if db.autocommit() {
-        boundary::ensure(db)?;
-    }
     transaction(db, || {
         exists(db, id)?;
         let mut store = Store::open(db)?;

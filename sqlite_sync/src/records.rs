@@ -1,6 +1,7 @@
 //! Records of what did not go as written: rejected batches and conflicts. They are retried, discarded, or expire.
 
 use crate::batch::changes_of;
+use crate::capture;
 use crate::error::{Error, Result};
 use crate::file;
 use crate::host::Db;
@@ -9,7 +10,6 @@ use crate::meta;
 use crate::store::{MaybeRow, Store};
 use crate::table::{quote, Key};
 use crate::transaction::transaction;
-use crate::{boundary, capture};
 use serde_json::json;
 use sync_shared::message::{Change, ChangeKind};
 use sync_shared::{Value, ValueRef};
@@ -68,9 +68,6 @@ pub fn retry(db: Db<'_>, id: i64, edits: Option<&str>) -> Result<String> {
     }
     file::ready(db)?;
     let own = db.autocommit();
-    if own {
-        boundary::ensure(db)?;
-    }
     transaction(db, || {
         let note = rejected(db, id)?;
         let mut store = Store::open(db)?;

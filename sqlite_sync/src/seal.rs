@@ -131,32 +131,28 @@ fn keep(store: &mut Store<'_>, order: &mut Order, transaction: Transaction, user
 /// Forgets what was captured.
 pub fn clear_log(db: Db<'_>) -> Result<()> {
     db.run("DELETE FROM main.sync_log", &[])?;
-    db.run("DELETE FROM main.sync_boundary", &[])?;
     db.run("DELETE FROM main.sync_marker", &[])
 }
 
-/// Reads the log, one group per transaction: the recorded ones, and between them one per run that markers do not separate.
+/// Reads the log, one group per transaction: the numbered ones, and between them one per run that markers do not separate.
 pub fn read_log(store: &Store<'_>) -> Result<Vec<Group>> {
     let db = store.db;
-    let boundaries =
-        db.all("SELECT first, last FROM main.sync_boundary ORDER BY first", &[], |r| Ok((r.integer(0), r.integer(1))))?;
     let markers = db.all("SELECT seq FROM main.sync_marker ORDER BY seq", &[], |r| Ok(r.integer(0)))?;
-    let (mut boundary, mut marker) = (0, 0);
+    let mut marker = 0;
     let mut groups: Vec<Group> = Vec::new();
     let mut current = None;
     let mut place = 0;
-    db.prepare("SELECT * FROM main.sync_log ORDER BY seq")?.each(&[], |row| {
+    let columns =
+        (1..=store.infos.iter().map(|i| i.tags.len()).max().unwrap_or(1)).map(|c| format!(", c{c}")).collect::<String>();
+    db.prepare(&format!("SELECT seq, tbl, kind, at, txn{columns} FROM main.sync_log ORDER BY seq"))?.each(&[], |row| {
         let seq = row.integer(0);
         place += 1;
-        while boundaries.get(boundary).is_some_and(|(_, last)| *last < seq) {
-            boundary += 1;
-        }
         while markers.get(marker).is_some_and(|m| *m < seq) {
             marker += 1;
         }
-        let group = match boundaries.get(boundary) {
-            Some((first, _)) if *first <= seq => (true, boundary, 0),
-            _ => (false, boundary, marker),
+        let group = match row.value(4) {
+            ValueRef::Integer(number) => (Some(number), 0),
+            _ => (None, marker),
         };
         if current != Some(group) {
             current = Some(group);
@@ -164,10 +160,10 @@ pub fn read_log(store: &Store<'_>) -> Result<Vec<Group>> {
         }
         let Some(group) = groups.last_mut() else { return Ok(true) };
         if row.integer(1) == 0 {
-            group.hear(&row.text(2), row.value(4));
+            group.hear(&row.text(2), row.value(5));
         }
         let Some(at) = store.by_id(row.integer(1)) else { return Ok(true) };
-        let all = values(row, 4, store.infos[at].tags.len());
+        let all = values(row, 5, store.infos[at].tags.len());
         let when = if let ValueRef::Real(days) = row.value(3) { ((days - 2_440_587.5) * 86_400_000_000.0) as i64 } else { 0 };
         group.add(place, (at, store.infos[at].key_of(&all)), &row.text(2), all, when);
         Ok(true)

@@ -192,6 +192,51 @@ fn another_connection_with_the_extension_records_its_own() {
 }
 
 #[test]
+fn a_connection_that_loaded_before_the_first_sync_records_its_own() {
+    let device = Device::new();
+    let other = device.plain();
+    load(&other);
+    device.apply(&page(&[row(1, "a")]).with_schema().publish());
+    other
+        .execute_batch("UPDATE notes SET title = '1'; BEGIN; UPDATE notes SET title = '2'; UPDATE notes SET title = '3'; COMMIT")
+        .unwrap();
+    assert_eq!(device.push().len(), 2);
+}
+
+#[test]
+fn a_statement_prepared_before_loading_is_part_of_its_transaction() {
+    let device = Device::with(&[row(1, "a"), row(2, "b")]);
+    let other = device.plain();
+    let mut early = other.prepare("UPDATE notes SET title = 'early' WHERE id = 'k1'").unwrap();
+    load(&other);
+    other.execute_batch("BEGIN; UPDATE notes SET title = 'late' WHERE id = 'k2'").unwrap();
+    early.execute([]).unwrap();
+    other.execute_batch("COMMIT").unwrap();
+    early.execute([]).unwrap();
+    drop(early);
+    other.execute_batch("UPDATE notes SET title = 'x' WHERE id = 'k1'").unwrap();
+    assert_eq!(device.push().iter().map(|b| b.changes.len()).collect::<Vec<_>>(), [2, 1]);
+}
+
+#[test]
+fn a_rollback_to_a_savepoint_keeps_the_transaction_one() {
+    let device = Device::with(&[row(1, "a"), row(2, "b")]);
+    device.run("BEGIN; SAVEPOINT s; UPDATE notes SET title = 'no'; ROLLBACK TO s; UPDATE notes SET title = '1' WHERE id = 'k1';
+        SAVEPOINT t; UPDATE notes SET title = 'no' WHERE id = 'k2'; ROLLBACK TO t; UPDATE notes SET title = '2' WHERE id = 'k2'; COMMIT");
+    device.run("BEGIN; UPDATE notes SET title = 'no'; ROLLBACK");
+    device.run("UPDATE notes SET title = '3' WHERE id = 'k1'");
+    assert_eq!(device.push().iter().map(|b| b.changes.len()).collect::<Vec<_>>(), [2, 1]);
+}
+
+#[test]
+fn char_is_sqlites_own_with_arguments() {
+    let device = Device::with(&[]);
+    assert_eq!(device.text("SELECT char(83, 81, 76)"), "SQL");
+    assert_eq!(device.text("SELECT typeof(char())"), "integer");
+    assert_eq!(device.plain().query_row("SELECT char()", [], |r| r.get::<_, String>(0)).unwrap(), "");
+}
+
+#[test]
 fn pending_ops_refuses_inside_a_transaction() {
     let device = Device::with(&[row(1, "a")]);
     device.run("BEGIN; UPDATE notes SET title = 'x'");

@@ -3,6 +3,12 @@ INSERT OR IGNORE INTO main.sync_setting VALUES
   ('keep_records_days', 90, 'days for which rejected batches, conflicts and lost rows are kept, unless they are retried or discarded before'),
   ('keys_per_table', 1000, 'numbers for new keys that are leased from the server for each table whose key it takes from a sequence');
 
+ALTER TABLE main.sync_log ADD COLUMN txn;
+
+UPDATE main.sync_log SET txn = (SELECT b.first FROM main.sync_boundary b WHERE sync_log.seq BETWEEN b.first AND b.last);
+
+DROP TABLE main.sync_boundary;
+
 ALTER TABLE main.sync_marker ADD COLUMN note TEXT;
 
 ALTER TABLE main.sync_marker ADD COLUMN priority INTEGER;

@@ -37,11 +37,9 @@ CREATE TABLE sync_row(tbl INTEGER NOT NULL, key, part INTEGER NOT NULL, hash INT
 CREATE TABLE sync_stage(seq INTEGER PRIMARY KEY, page BLOB NOT NULL);
 
 -- What the capture triggers append. No constraint here may ever fail. c1..cN are widened with the tables. Rows of table 0 are about
--- the transaction itself: kind n its note, p its priority.
-CREATE TABLE sync_log(seq INTEGER PRIMARY KEY, tbl, kind, at, c1);
-
--- One local transaction each: first and last row of sync_log.
-CREATE TABLE sync_boundary(first INTEGER PRIMARY KEY, last INTEGER);
+-- the transaction itself: kind n its note, p its priority. txn: a number of the transaction, none (an empty text) where a connection
+-- without the extension wrote it.
+CREATE TABLE sync_log(seq INTEGER PRIMARY KEY, tbl, kind, at, txn, c1);
 
 -- To be written by a connection without the extension: INSERT INTO sync_marker DEFAULT VALUES ends a batch. It may say what
 -- sync_note and sync_priority would: INSERT INTO sync_marker(note, priority) VALUES ('{"from":"import"}', 5).

@@ -2,8 +2,8 @@
 -- All of it is made anew when a file comes from an older library.
 CREATE TRIGGER sync_marker_seq AFTER INSERT ON sync_marker BEGIN
   SELECT raise(ABORT, 'a note has at most 65536 bytes') WHERE length(CAST(new.note AS BLOB)) > 65536;
-  INSERT INTO sync_log(tbl, kind, at, c1) SELECT 0, 'n', julianday('now'), new.note WHERE new.note IS NOT NULL;
-  INSERT INTO sync_log(tbl, kind, at, c1) SELECT 0, 'p', julianday('now'), new.priority WHERE new.priority IS NOT NULL;
+  INSERT INTO sync_log(tbl, kind, at, txn, c1) SELECT 0, 'n', julianday('now'), char(), new.note WHERE new.note IS NOT NULL;
+  INSERT INTO sync_log(tbl, kind, at, txn, c1) SELECT 0, 'p', julianday('now'), char(), new.priority WHERE new.priority IS NOT NULL;
   UPDATE sync_marker SET seq = (SELECT coalesce(max(seq), 0) FROM sync_log) WHERE id = new.id;
 END;
 

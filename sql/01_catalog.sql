@@ -121,7 +121,7 @@ COMMENT ON COLUMN sync.op.at IS 'When the row was edited, microseconds since 197
 COMMENT ON COLUMN sync.op.changed IS 'One bit per column, by its number in the table, the 64th and later in the last bit; -1 for rows that enter or leave.';
 COMMENT ON COLUMN sync.op.op_id IS 'Counts the changes of one transaction: the number of the last one in this row.';
 COMMENT ON COLUMN sync.op.n IS 'Rows that entered the bucket less those that left it.';
-COMMENT ON COLUMN sync.op.keys IS 'Which rows, packed: changes of one statement in one bucket share a row of the log.';
+COMMENT ON COLUMN sync.op.keys IS 'Which rows, packed: changes of one statement in one bucket share a row of the log. Empty: a sum set right by sync.verify_table.';
 CREATE INDEX op_bucket ON sync.op (bucket, xid, op_id);
 ALTER TABLE sync.op SET (autovacuum_vacuum_insert_scale_factor = 0.05);
 

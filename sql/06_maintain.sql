@@ -51,6 +51,51 @@ END
 $$;
 COMMENT ON FUNCTION sync.build(integer) IS 'Makes an entry''s sums known: one scan of its table, in one statement.';
 
+-- What changed behind the triggers is in no op. With D(part, S) = scan(e, S) - base(part, S) - ops of the part visible in S, one op
+-- of difference D without a key sets the sum right, and makes devices compare: they then find the rows by ranges.
+CREATE FUNCTION sync.verify_table(relation regclass)
+    RETURNS TABLE (rule text, bucket uuid, rows_recorded bigint, rows_found bigint)
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'sync.verify_table needs READ COMMITTED' USING ERRCODE = 'invalid_transaction_state';
+    END IF;
+    IF NOT EXISTS (SELECT FROM sync.entry e WHERE e.relid = relation) THEN
+        RAISE EXCEPTION 'table % is in no rule: sync.add_table adds one', relation USING ERRCODE = 'undefined_object';
+    END IF;
+    IF EXISTS (SELECT FROM sync.entry e WHERE e.relid = relation AND e.state <> 'ready') THEN
+        RAISE NOTICE 'not all sums of table % are known: call sync.maintain(), and see sync.rules for broken entries', relation;
+    END IF;
+    -- Two at once would both set right what both found; and as in sync.build, the lock comes before the snapshot.
+    PERFORM pg_advisory_xact_lock('sync.base'::regclass::oid::bigint);
+    EXECUTE format('LOCK TABLE %s IN ACCESS SHARE MODE', relation);
+    RETURN QUERY
+    WITH entries AS (
+        SELECT e.entry_id, r.name FROM sync.entry e JOIN sync.rule r USING (rule_id) WHERE e.relid = relation AND e.state = 'ready'
+    ), amounts AS (
+        SELECT e.entry_id, s.bucket, s.sum::numeric AS sum, s.count::numeric AS found, 0::numeric AS recorded
+        FROM entries e, sync.scan_entry(e.entry_id) s
+        UNION ALL
+        SELECT b.entry, b.bucket, -b.sum::numeric, 0, b.count FROM entries e JOIN sync.base b ON b.entry = e.entry_id
+        UNION ALL
+        SELECT o.entry, o.bucket, -o.hash::numeric, 0, o.n FROM entries e JOIN sync.op o ON o.entry = e.entry_id
+    ), parts AS (
+        SELECT a.entry_id, a.bucket, sync.wrap(sum(a.sum)) AS sum, sum(a.found)::bigint AS found, sum(a.recorded)::bigint AS recorded
+        FROM amounts a GROUP BY a.entry_id, a.bucket
+    ), different AS (
+        SELECT * FROM parts p WHERE p.sum <> 0 OR p.found <> p.recorded
+    ), corrected AS (
+        INSERT INTO sync.op (bucket, xid, hash, at, changed, op_id, entry, n, keys)
+        SELECT d.bucket, pg_current_xact_id(), d.sum, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, 0, -d.entry_id, d.entry_id,
+            (d.found - d.recorded)::integer, ''
+        FROM different d
+    )
+    SELECT e.name, d.bucket, d.recorded, d.found FROM different d JOIN entries e USING (entry_id) ORDER BY e.name, d.bucket;
+END
+$$;
+COMMENT ON FUNCTION sync.verify_table(regclass) IS
+    'Reads a synced table and compares with what was recorded of it; lists the buckets that differ, sets their sums right and makes devices compare them.';
+
 -- So that in the small case nobody needs to know about maintain: called by push, which must not fail for it.
 CREATE FUNCTION sync.build_small() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

@@ -5,6 +5,7 @@
 //! - [`row`]: rows as bare MessagePack values, read and written without a copy
 //! - [`keys`]: lists of keys, packed: the server's op log
 //! - [`hash`]: the canonical hash of a row, content sums, tags and bucket ids
+//! - [`ranges`]: parts compared by ranges of their keys
 //! - [`message`]: every message, field by field (`docs/protocol.md` explains them)
 //! - [`envelope`]: the versioned header and compression around a message
 //! - [`undone`]: what rejected batches leave behind in those made on top of them
@@ -22,6 +23,7 @@ pub mod hash;
 pub mod keys;
 pub mod limits;
 pub mod message;
+pub mod ranges;
 pub mod row;
 pub mod undone;
 pub mod value;

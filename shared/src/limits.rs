@@ -32,5 +32,9 @@ pub const COLUMNS: usize = 1_600;
 pub const PAGE_BYTES: u32 = 4 << 20;
 /// Buckets that one device may hold.
 pub const BUCKETS: usize = 1_000_000;
+/// A part is compared in at most 2 to this power ranges of its keys.
+pub const RANGE_BITS: u8 = 12;
+/// Ranges of all parts in one request, unless there are more parts.
+pub const RANGES: usize = 1 << 16;
 /// How far ahead of the server's clock a device's edit may claim to be, in microseconds.
 pub const CLOCK_SKEW_MICROS: i64 = 5 * 60 * 1_000_000;

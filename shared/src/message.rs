@@ -4,6 +4,7 @@
 use crate::clock::EditTime;
 use crate::envelope::{Kind, Message};
 use crate::hash::{BucketId, ContentSum, SetDigest, Tag};
+use crate::ranges::{RangeSums, Ranges};
 use crate::value::Value;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -59,7 +60,8 @@ pub struct PullRequest {
     pub held: SetDigest,
     /// The same as a list: only after the server asked for it ([`NoticeKind::NeedHeld`]).
     pub held_list: Option<Vec<BucketId>>,
-    /// The device's own sums of all its parts: only after [`NoticeKind::Resync`]. The answer is [`NoticeKind::Verified`].
+    /// The device's own sums of all its parts: after [`NoticeKind::Resync`], and from time to time. The answer is
+    /// [`NoticeKind::Verified`].
     pub sums: Option<Vec<PartSum>>,
     /// Buckets of rules with parameters that the application wants.
     pub subscriptions: Vec<Subscription>,
@@ -69,6 +71,21 @@ pub struct PullRequest {
     /// twice is known and left. 0: nothing is compared.
     #[serde(default)]
     pub turn: i64,
+    /// Parts that the device has of buckets which it does not claim to hold, since they differ from the server's: the pass that begins
+    /// brings only what differs.
+    #[serde(default)]
+    pub ranges: Vec<PartRanges>,
+}
+
+/// Sums of one part by ranges of its keys.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PartRanges {
+    /// The bucket.
+    pub bucket: BucketId,
+    /// The entry.
+    pub entry: EntryId,
+    /// What the device has stored.
+    pub sums: RangeSums,
 }
 
 /// One set of parameters for a rule whose members read `sync.param('name')`.
@@ -167,6 +184,9 @@ pub struct PartChanges {
     pub gone_count: u32,
     /// Keys that are not in the part (any more): the key columns in key order.
     pub gone: ByteBuf,
+    /// These ranges of the part start from empty: what the device had in them goes unless it is sent again.
+    #[serde(default)]
+    pub ranges: Option<Ranges>,
 }
 
 /// All tables that a device may hold.

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use sync_shared::envelope::{decode, encode, Message};
 use sync_shared::hash::{self, BucketId, ContentSum, SetDigest};
 use sync_shared::message::*;
+use sync_shared::ranges::RangeSums;
 use sync_shared::{row, Value};
 use uuid::Uuid;
 
@@ -33,6 +34,13 @@ fn batch_id() -> BatchId {
     BatchId { number: 7, random: ByteArray::new(*b"random--random--") }
 }
 
+/// Four ranges; the row is in the one of its key's place.
+fn ranges() -> RangeSums {
+    let mut ranges = RangeSums::new(2);
+    ranges.add(&row::encode(&[Value::Integer(42)]), hash::RowHash(-9));
+    ranges
+}
+
 #[test]
 fn pull_requests() {
     let first = PullRequest {
@@ -46,6 +54,7 @@ fn pull_requests() {
         subscriptions: vec![],
         page_bytes: 1 << 20,
         turn: 0,
+        ranges: vec![],
     };
     check("pull_request_first", &first);
     let bucket = hash::bucket_id("list", &row::encode(&[Value::Integer(42)]));
@@ -58,6 +67,7 @@ fn pull_requests() {
         sums: Some(vec![PartSum { bucket, entry: 5, content: ContentSum { sum: -9, count: 2 } }]),
         subscriptions: vec![Subscription { rule: "near".into(), params: vec![("place".into(), "Bern".into())] }],
         turn: -77,
+        ranges: vec![PartRanges { bucket, entry: 5, sums: ranges() }],
         ..first
     };
     check("pull_request_later", &later);
@@ -112,6 +122,7 @@ fn deltas() {
             rows: ByteBuf::from(row::encode(&values)),
             gone_count: 1,
             gone: ByteBuf::from(row::encode(&values[..1])),
+            ranges: Some(ranges().differing(&RangeSums::new(2)).0),
         }],
         whole: vec![0],
         sums: vec![PartSum { bucket, entry: 5, content: ContentSum { sum: i64::MIN, count: 1 } }],

@@ -18,6 +18,7 @@ use crate::transaction::transaction;
 use serde_json::json;
 use sync_shared::envelope::{self, Kind};
 use sync_shared::message::{Delta, Notice, NoticeKind, PushReply, PushState};
+use sync_shared::ranges::Ranges;
 use sync_shared::{row, ValueRef};
 
 /// After so many answers in a row that a table cannot be read now, the device stops asking until the next round.
@@ -138,6 +139,7 @@ fn retries(db: Db<'_>) -> Result<bool> {
 fn check(store: &Store<'_>, delta: &Delta) -> Result<()> {
     for changes in &delta.changes {
         publish::named(delta, changes.bucket)?;
+        changes.ranges.iter().try_for_each(Ranges::check)?;
         let at = store.by_tag(changes.table)?;
         let info = &store.infos[at];
         let walk = |bytes: &[u8], rows: u32, columns: usize, what: &str| {

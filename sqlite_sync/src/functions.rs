@@ -30,13 +30,15 @@ pub fn register(db: Db<'_>) -> Result<()> {
             _ => Err(Error::plain("sync_unsubscribe(rule[, params]) takes texts; without params all of the rule's go")),
         })?;
     }
-    host::define(db, "sync_verify", 0, flags, |db, _| {
-        let report = transaction(db, || {
-            file::ready(db)?;
-            sums::verify(&mut Store::open(db)?)
+    for count in [0, 1] {
+        host::define(db, "sync_verify", count, flags, |db, args| match args {
+            [] => verify(db, false),
+            [ValueRef::Text("server")] => verify(db, true),
+            _ => Err(Error::plain(
+                "sync_verify takes nothing, or 'server': the next pull then compares all rows with the server's",
+            )),
         })?;
-        Ok(Answer::Text(report.to_string()))
-    })?;
+    }
     host::define(db, "sync_sign_out", 1, flags, |db, args| match args {
         [ValueRef::Text("keep")] => wipe::keep(db),
         [ValueRef::Text("wipe")] => wipe::wipe(db),
@@ -49,6 +51,19 @@ pub fn register(db: Db<'_>) -> Result<()> {
         _ => Err(Error::plain("sync_next_id(table) takes a table's name")),
     })?;
     host::define(db, "sync_version", 0, flags, |_, _| Ok(Answer::Text(env!("CARGO_PKG_VERSION").into())))
+}
+
+fn verify(db: Db<'_>, with_server: bool) -> Result<Answer> {
+    let report = transaction(db, || {
+        file::ready(db)?;
+        let mut store = Store::open(db)?;
+        let report = sums::verify(&mut store)?;
+        if with_server {
+            db.run("UPDATE main.sync_bucket SET refetch = 1 WHERE published AND refetch = 0", &[])?;
+        }
+        Ok(report)
+    })?;
+    Ok(Answer::Text(report.to_string()))
 }
 
 /// What the application says about its open transaction.

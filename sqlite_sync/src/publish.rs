@@ -15,6 +15,7 @@ use crate::table::Key;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use sync_shared::hash::{self, BucketId, ContentSum, RowHash};
 use sync_shared::message::{BatchId, Bucket, Delta, EntryId, PartChanges, PartSum};
+use sync_shared::ranges::Ranges;
 use sync_shared::{row, Value, ValueRef};
 
 /// A bucket is no longer fetched again after this many wrong sums in a row.
@@ -33,7 +34,7 @@ pub struct Publish<'s, 'c> {
     store: &'s mut Store<'c>,
     buckets: HashMap<BucketId, i64>,
     parts: HashMap<(i64, EntryId), Part>,
-    /// Rows of parts that started from empty and were not sent again yet.
+    /// Rows of parts, or of ranges of them, that started from empty and were not sent again yet.
     old: HashMap<(i64, EntryId), HashSet<Place>>,
     /// Rows that lost a membership: gone at the end if it was the last.
     leaving: HashSet<Place>,
@@ -98,8 +99,9 @@ impl<'s, 'c> Publish<'s, 'c> {
             let at = self.store.by_tag(changes.table)?;
             let name = self.part(named(delta, changes.bucket)?, changes.entry, at)?;
             self.named.insert(name);
-            if changes.from_empty && self.parts.get(&name).is_some_and(|p| p.sum.count > 0) {
-                fresh.push(name);
+            let starts = changes.from_empty || changes.ranges.as_ref().is_some_and(|ranges| !ranges.is_empty());
+            if starts && self.parts.get(&name).is_some_and(|p| p.sum.count > 0) {
+                fresh.push((name, changes.ranges.as_ref()));
             }
         }
         self.with_rows(&fresh)?;
@@ -110,7 +112,8 @@ impl<'s, 'c> Publish<'s, 'c> {
     }
 
     fn drop_parts(&mut self, gone: &[(i64, EntryId)]) -> Result<()> {
-        for part in self.with_rows(gone)? {
+        self.with_rows(&gone.iter().map(|part| (*part, None)).collect::<Vec<_>>())?;
+        for part in gone.iter().copied() {
             let places = self.old.remove(&part).unwrap_or_default();
             if self.lost.is_some() {
                 self.foreign.extend(places.iter().cloned());
@@ -153,19 +156,19 @@ impl<'s, 'c> Publish<'s, 'c> {
         Ok(gone)
     }
 
-    /// Collects the rows of the given parts into `old`, in one walk however many parts there are.
-    fn with_rows(&mut self, names: &[(i64, EntryId)]) -> Result<Vec<(i64, EntryId)>> {
+    /// Collects the rows of the given parts, or of ranges of them, into `old`, in one walk however many parts there are.
+    fn with_rows(&mut self, names: &[((i64, EntryId), Option<&Ranges>)]) -> Result<()> {
         if names.is_empty() {
-            return Ok(Vec::new());
+            return Ok(());
         }
         let mut wanted = HashMap::new();
         let mut tables = BTreeSet::new();
         let mut find = self.db.prepare("SELECT id, tbl FROM main.sync_part WHERE bucket = ?1 AND entry = ?2")?;
-        for (bucket, entry) in names {
+        for ((bucket, entry), ranges) in names {
             if let Some((id, table)) = find.first(&[ValueRef::Integer(*bucket), ValueRef::Integer(i64::from(*entry))], |r| {
                 Ok((r.integer(0), r.integer(1)))
             })? {
-                wanted.insert(id, (*bucket, *entry));
+                wanted.insert(id, ((*bucket, *entry), *ranges));
                 tables.insert(table);
             }
         }
@@ -175,13 +178,16 @@ impl<'s, 'c> Publish<'s, 'c> {
             let keys = self.store.infos[at].keys.len();
             let old = &mut self.old;
             scan.each(&[ValueRef::Integer(table)], |row| {
-                if let Some(name) = wanted.get(&row.integer(0)) {
-                    old.entry(*name).or_default().insert((at, Key::from_stored(row.value(1), keys)?.bytes()));
+                if let Some((name, ranges)) = wanted.get(&row.integer(0)) {
+                    let key = Key::from_stored(row.value(1), keys)?.bytes();
+                    if ranges.is_none_or(|ranges| ranges.contain(&key)) {
+                        old.entry(*name).or_default().insert((at, key));
+                    }
                 }
                 Ok(true)
             })?;
         }
-        Ok(names.to_vec())
+        Ok(())
     }
 
     fn leave_all(&mut self, part: (i64, EntryId), places: HashSet<Place>) -> Result<()> {
@@ -465,18 +471,17 @@ pub fn compare(db: Db<'_>, sums: &[PartSum]) -> Result<bool> {
         })?;
         *wrong.entry(sum.bucket).or_default() |= mine.unwrap_or_default() != sum.content;
     }
-    let mut again = false;
     for (bucket, wrong) in wrong {
         let id = [ValueRef::Blob(&bucket.0), ValueRef::Integer(MISSES)];
         if wrong {
             db.run("UPDATE main.sync_bucket SET misses = misses + 1, refetch = misses + 1 < ?2 WHERE bucket = ?1", &id)?;
-            again |= db.number("SELECT refetch FROM main.sync_bucket WHERE bucket = ?1", &id[..1])? != 0;
         } else {
             db.run("UPDATE main.sync_bucket SET misses = 0 WHERE bucket = ?1 AND misses > 0", &id[..1])?;
         }
     }
+    let again = db.number("SELECT EXISTS (SELECT 1 FROM main.sync_bucket WHERE refetch > 0 AND published)", &[])? != 0;
     if again {
-        meta::set(db, "notice", ValueRef::Text("a bucket's content differed from the server's and is fetched again"))?;
+        meta::set(db, "notice", ValueRef::Text("a bucket's content differed from the server's: what differs is fetched again"))?;
     }
     Ok(again)
 }

@@ -34,6 +34,7 @@ pub fn pull_request(db: Db<'_>) -> Result<Vec<u8>> {
         let held = held(db)?;
         let compared = meta::number(db, "resync")? != 0 || sums::due(db)?;
         let sums = if compared { Some(sums::for_server(&mut Store::open(db)?)?) } else { None };
+        let ranges = if pass.is_empty() && !compared { sums::ranges(&mut Store::open(db)?)? } else { Vec::new() };
         if meta::number(db, "turn")? == 0 {
             meta::next_turn(db)?;
         }
@@ -50,15 +51,16 @@ pub fn pull_request(db: Db<'_>) -> Result<Vec<u8>> {
                 .unwrap_or(limits::PAGE_BYTES)
                 .min(limits::PAGE_BYTES),
             turn: meta::number(db, "turn")?,
+            ranges,
         };
         Ok(envelope::encode(&request)?)
     })
 }
 
-/// Buckets that the device holds: published or staged completely, and neither leaving nor to be fetched again.
+/// Buckets that the device holds: published or staged completely, and neither leaving nor asked for again.
 fn held(db: Db<'_>) -> Result<Vec<BucketId>> {
     let sql =
-        "SELECT bucket FROM main.sync_bucket WHERE staged = 1 OR (published AND staged = 0 AND refetch = 0) ORDER BY bucket";
+        "SELECT bucket FROM main.sync_bucket WHERE staged = 1 OR (published AND staged = 0 AND refetch < 2) ORDER BY bucket";
     db.all(sql, &[], |r| Ok(BucketId(r.blob(0).try_into().unwrap_or_default())))
 }
 

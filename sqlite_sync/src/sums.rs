@@ -3,60 +3,130 @@
 use crate::error::Result;
 use crate::host::Db;
 use crate::meta;
-use crate::store::Store;
-use crate::table::Key;
+use crate::store::{while_applying, Store};
+use crate::table::{values, Key};
 use serde_json::json;
-use std::collections::HashMap;
-use sync_shared::hash::{self, BucketId, ContentSum};
-use sync_shared::message::{EntryId, PartSum};
+use std::collections::{HashMap, HashSet};
+use sync_shared::hash::{self, BucketId, ContentSum, RowHash};
+use sync_shared::limits;
+use sync_shared::message::{EntryId, PartRanges, PartSum};
+use sync_shared::ranges::RangeSums;
 use sync_shared::{Value, ValueRef};
 
-/// The sums of all parts, by their local numbers, from the stored values: the shadow's where a row has one.
-pub fn recompute(store: &mut Store<'_>) -> Result<HashMap<i64, ContentSum>> {
+/// A row of a part: the part's local number, the row's key, its hash as it was received, and as it is stored (None: there is no row).
+struct Stored<'k> {
+    table: i64,
+    part: i64,
+    key: &'k Key,
+    received: i64,
+    hash: Option<RowHash>,
+}
+
+/// Hands over every row of the parts that `wanted` names, read and hashed again: the shadow's values where a row has one.
+fn each(store: &mut Store<'_>, wanted: impl Fn(i64) -> bool, mut f: impl FnMut(Stored<'_>)) -> Result<()> {
     let db = store.db;
-    let mut sums: HashMap<i64, ContentSum> = HashMap::new();
     let shadows = db.number("SELECT EXISTS (SELECT 1 FROM main.sync_shadow)", &[])? != 0;
     let mut scratch = Vec::new();
     for at in 0..store.infos.len() {
-        let (id, keys) = (store.infos[at].id, store.infos[at].keys.len());
-        let mut last: Option<(Key, Option<hash::RowHash>)> = None;
-        db.prepare("SELECT key, part FROM main.sync_row WHERE tbl = ?1 ORDER BY key")?.each(&[ValueRef::Integer(id)], |row| {
+        let (table, keys) = (store.infos[at].id, store.infos[at].keys.len());
+        let mut last: Option<(Key, Option<RowHash>)> = None;
+        let sql = "SELECT key, part, hash FROM main.sync_row WHERE tbl = ?1 ORDER BY key";
+        db.prepare(sql)?.each(&[ValueRef::Integer(table)], |row| {
+            let part = row.integer(1);
+            if !wanted(part) {
+                return Ok(true);
+            }
             let key = Key::from_stored(row.value(0), keys)?;
-            let hash = match &last {
-                Some((known, hash)) if *known == key => *hash,
+            let hash = match last.take() {
+                Some((known, hash)) if known == key => hash,
                 _ => {
                     let stored = if shadows { store.server_version(at, &key)? } else { store.visible(at, &key)? };
                     let info = &store.infos[at];
                     stored.map(|r| hash::row_hash_of(info.table.tag, &info.tags, r.iter().map(Value::as_ref), &mut scratch))
                 }
             };
-            if let Some(hash) = hash {
-                sums.entry(row.integer(1)).or_default().add(hash);
-            }
+            f(Stored { table, part, key: &key, received: row.integer(2), hash });
             last = Some((key, hash));
             Ok(true)
         })?;
     }
+    Ok(())
+}
+
+/// The sums of all parts, by their local numbers, from the stored values.
+pub fn recompute(store: &mut Store<'_>) -> Result<HashMap<i64, ContentSum>> {
+    let mut sums: HashMap<i64, ContentSum> = HashMap::new();
+    each(
+        store,
+        |_| true,
+        |row| {
+            if let Some(hash) = row.hash {
+                sums.entry(row.part).or_default().add(hash);
+            }
+        },
+    )?;
     Ok(sums)
 }
 
-/// Every part with its local number, name and remembered sum.
-fn parts(db: Db<'_>) -> Result<Vec<(i64, PartSum)>> {
-    db.all(
-        "SELECT p.id, b.bucket, p.entry, p.sum, p.count FROM main.sync_part p JOIN main.sync_bucket b ON b.id = p.bucket",
-        &[],
-        |r| {
-            let bucket = BucketId(r.blob(1).try_into().unwrap_or_default());
-            Ok((
-                r.integer(0),
-                PartSum {
-                    bucket,
-                    entry: r.integer(2) as EntryId,
-                    content: ContentSum { sum: r.integer(3), count: r.integer(4) },
-                },
-            ))
+/// For the server: the parts of buckets that are asked for again, in ranges. What was remembered of their rows gives way to what is
+/// stored, so that a publish takes away and adds what is really there.
+pub fn ranges(store: &mut Store<'_>) -> Result<Vec<PartRanges>> {
+    let db = store.db;
+    let own = parts(db, "WHERE b.refetch = 2")?;
+    if own.is_empty() {
+        return Ok(Vec::new());
+    }
+    let bits = |cap: u8| own.iter().map(move |(id, part)| (*id, RangeSums::bits_for(part.content.count).min(cap)));
+    let fits = |cap: &u8| bits(*cap).map(|(_, bits)| 1 << bits).sum::<usize>() <= limits::RANGES;
+    let cap = (0..=limits::RANGE_BITS).rev().find(fits).unwrap_or(0);
+    let mut sums: HashMap<i64, RangeSums> = bits(cap).map(|(id, bits)| (id, RangeSums::new(bits))).collect();
+    let wanted: HashSet<i64> = sums.keys().copied().collect();
+    let mut wrong = Vec::new();
+    each(
+        store,
+        |part| wanted.contains(&part),
+        |row| {
+            if let (Some(hash), Some(sums)) = (row.hash, sums.get_mut(&row.part)) {
+                sums.add(&row.key.bytes(), hash);
+            }
+            if row.hash != Some(RowHash(row.received)) {
+                wrong.push((row.table, row.key.clone(), row.part, row.hash));
+            }
         },
-    )
+    )?;
+    for (table, key, part, hash) in wrong {
+        let mut scratch = Vec::new();
+        let row = [ValueRef::Integer(table), key.stored(&mut scratch), ValueRef::Integer(part)];
+        match hash {
+            Some(RowHash(hash)) => {
+                let binds = [row[0], row[1], row[2], ValueRef::Integer(hash)];
+                db.run("UPDATE main.sync_row SET hash = ?4 WHERE tbl = ?1 AND key = ?2 AND part = ?3", &binds)?;
+            }
+            None => db.run("DELETE FROM main.sync_row WHERE tbl = ?1 AND key = ?2 AND part = ?3", &row)?,
+        }
+    }
+    let mut save = db.prepare("UPDATE main.sync_part SET sum = ?2, count = ?3 WHERE id = ?1 AND (sum <> ?2 OR count <> ?3)")?;
+    let mut found = Vec::with_capacity(own.len());
+    for (id, part) in own {
+        if let Some(sums) = sums.remove(&id) {
+            let total = sums.total();
+            save.run(&[ValueRef::Integer(id), ValueRef::Integer(total.sum), ValueRef::Integer(total.count)])?;
+            found.push(PartRanges { bucket: part.bucket, entry: part.entry, sums });
+        }
+    }
+    Ok(found)
+}
+
+/// Parts with their local numbers, names and remembered sums.
+fn parts(db: Db<'_>, condition: &str) -> Result<Vec<(i64, PartSum)>> {
+    let sql = "SELECT p.id, b.bucket, p.entry, p.sum, p.count FROM main.sync_part p JOIN main.sync_bucket b ON b.id = p.bucket";
+    db.all(&format!("{sql} {condition}"), &[], |r| {
+        let bucket = BucketId(r.blob(1).try_into().unwrap_or_default());
+        Ok((
+            r.integer(0),
+            PartSum { bucket, entry: r.integer(2) as EntryId, content: ContentSum { sum: r.integer(3), count: r.integer(4) } },
+        ))
+    })
 }
 
 /// Seconds after a complete publish in which the device's sums are still worth comparing: later much has changed on the server,
@@ -81,14 +151,14 @@ pub fn due(db: Db<'_>) -> Result<bool> {
 /// For the server: the device's own sums of all its parts.
 pub fn for_server(store: &mut Store<'_>) -> Result<Vec<PartSum>> {
     let sums = recompute(store)?;
-    let own = parts(store.db)?;
+    let own = parts(store.db, "")?;
     Ok(own.into_iter().map(|(id, part)| PartSum { content: sums.get(&id).copied().unwrap_or_default(), ..part }).collect())
 }
 
 /// Reads everything again; buckets that are not what was received are marked, to come again with the next pull.
 pub fn verify(store: &mut Store<'_>) -> Result<serde_json::Value> {
     let sums = recompute(store)?;
-    let own = parts(store.db)?;
+    let own = parts(store.db, "")?;
     let mut different = Vec::new();
     for (id, part) in &own {
         let stored = sums.get(id).copied().unwrap_or_default();
@@ -107,5 +177,34 @@ pub fn verify(store: &mut Store<'_>) -> Result<serde_json::Value> {
         }));
     }
     let rows: i64 = sums.values().map(|s| s.count).sum();
-    Ok(json!({ "parts": own.len(), "rows": rows, "different": different }))
+    let strays = remove_strays(store)?;
+    Ok(json!({ "parts": own.len(), "rows": rows, "different": different, "strays": strays }))
+}
+
+/// Removes rows that are in no bucket and that no unsent write explains: something wrote them past the capture triggers, or took them
+/// out of `sync_row`. The server sends those that belong here again.
+fn remove_strays(store: &mut Store<'_>) -> Result<i64> {
+    // Rows of an open transaction, or of one that was not looked at yet, are in the log alone.
+    if store.db.number("SELECT EXISTS (SELECT 1 FROM main.sync_log)", &[])? != 0 {
+        return Ok(0);
+    }
+    let mut found = Vec::new();
+    let mut known = store.db.prepare(
+        "SELECT 1 FROM main.sync_row WHERE tbl = ?1 AND key = ?2 UNION ALL SELECT 1 FROM main.sync_shadow WHERE tbl = ?1 AND key = ?2",
+    )?;
+    for (at, info) in store.infos.iter().enumerate().filter(|(_, info)| !info.retired) {
+        let sql = format!("SELECT {} FROM {}", info.key_list(", ", |c, _| c.into()), info.name());
+        store.db.prepare(&sql)?.each(&[], |row| {
+            let key = Key(values(row, 0, info.keys.len()));
+            let mut scratch = Vec::new();
+            if known.first(&[ValueRef::Integer(info.id), key.stored(&mut scratch)], |_| Ok(()))?.is_none() {
+                found.push((at, key));
+            }
+            Ok(true)
+        })?;
+    }
+    if !found.is_empty() {
+        while_applying(store, |store| found.iter().try_for_each(|(at, key)| store.remove(*at, key)))?;
+    }
+    Ok(found.len() as i64)
 }

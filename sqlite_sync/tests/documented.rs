@@ -33,6 +33,7 @@ fn every_function_is_known() {
         "sync_unsubscribe/1",
         "sync_unsubscribe/2",
         "sync_verify/0",
+        "sync_verify/1",
         "sync_version/0",
     ];
     assert_eq!(names(&device, FUNCTIONS), expected);

@@ -205,7 +205,7 @@ fn a_clock_that_was_put_back_does_not_put_off_the_daily_comparison() {
 #[test]
 fn verify_reads_what_is_stored() {
     let device = Device::with(&[row(1, "a"), row(2, "b")]);
-    assert_eq!(device.text("SELECT sync_verify()"), r#"{"different":[],"parts":1,"rows":2}"#);
+    assert_eq!(device.text("SELECT sync_verify()"), r#"{"different":[],"parts":1,"rows":2,"strays":0}"#);
     device.run("UPDATE notes SET title = 'mine'");
     device.push();
     assert!(device.text("SELECT sync_verify()").contains(r#""different":[]"#), "a pending change is no difference");

@@ -2,7 +2,7 @@
 
 use super::cursor::{Cursor, Step};
 use super::members::Member;
-use super::page::{Page, Part};
+use super::page::{Page, Part, Start};
 use super::source::{Current, Source};
 use crate::query::{argument, Query};
 use crate::snapshot::Snapshot;
@@ -24,6 +24,7 @@ struct Op {
     xid: u64,
     op_id: i32,
     entry: EntryId,
+    /// Empty for one that is about no row that is known, only about the part's sum.
     key: Vec<u8>,
 }
 
@@ -49,6 +50,9 @@ pub fn read<'a>(
             let mut fresh = HashSet::new();
             for op in chunk {
                 let place = (op.bucket, op.entry, op.key.as_slice());
+                if op.key.is_empty() {
+                    continue;
+                }
                 if known.contains(&op.entry) && !seen.contains(&(op.bucket, op.entry, op.key.clone())) && fresh.insert(place) {
                     wanted.entry(op.entry).or_default().push(op);
                 }
@@ -67,6 +71,7 @@ pub fn read<'a>(
                     }
                 }
             }
+            chunk.iter().filter(|op| op.key.is_empty()).for_each(|op| name(op, &members, sources, known, page));
             let Some(last) = chunk.last() else { break };
             after = Some((last.bucket, last.xid, last.op_id));
             if page.is_full() && (more || !rest.is_empty()) {
@@ -79,6 +84,19 @@ pub fn read<'a>(
         if !more {
             return None;
         }
+    }
+}
+
+/// A part whose sum was set right without knowing the row: it is named, so that its sum is compared.
+fn name(
+    op: &Op,
+    members: &HashMap<BucketId, &Member>,
+    sources: &HashMap<EntryId, Source<'_>>,
+    known: &HashSet<EntryId>,
+    page: &mut Page,
+) {
+    if let (Some(member), Some(source), true) = (members.get(&op.bucket), sources.get(&op.entry), known.contains(&op.entry)) {
+        page.part(Part { member, rule: source.rule, entry: op.entry, table: source.table.tag, start: Start::On });
     }
 }
 
@@ -111,7 +129,7 @@ fn append(
     let mut moved = Vec::new();
     for (op, now) in ops.iter().zip(rows) {
         let Some(member) = members.get(&op.bucket) else { continue };
-        let part = Part { member, rule: source.rule, entry: op.entry, table: source.table.tag, from_empty: false };
+        let part = Part { member, rule: source.rule, entry: op.entry, table: source.table.tag, start: Start::On };
         match now {
             Some(Current { bucket: Some(bucket), values }) if bucket == op.bucket => page.row(part, &values),
             other => {
@@ -139,7 +157,7 @@ fn send_along<'a>(
         // They are no more than what was just looked up for the bucket that they left.
         for row in source.current(&keys, &mut { usize::MAX }).into_iter().flatten().flatten() {
             if let Some(member) = row.bucket.and_then(|b| later.get(&b)) {
-                let part = Part { member, rule: source.rule, entry: source.entry.id, table: source.table.tag, from_empty: false };
+                let part = Part { member, rule: source.rule, entry: source.entry.id, table: source.table.tag, start: Start::On };
                 page.row(part, &row.values);
             }
         }
@@ -222,6 +240,7 @@ fn unfold(bytes: &[u8], after: Option<(BucketId, u64, i32)>, found: &mut Vec<Op>
     };
     let (Some(ValueRef::Integer(entry)), Some(ValueRef::Blob(list))) = (next(), next()) else { return false };
     let (Ok(bucket), Ok(xid), Ok(keys)) = (bucket.try_into().map(BucketId), xid.parse(), keys::all(list)) else { return false };
+    let keys = if keys.is_empty() { vec![Vec::new()] } else { keys };
     let first = last as i32 - keys.len() as i32 + 1;
     let ops = keys.into_iter().zip(first..).map(|(key, op_id)| Op { bucket, xid, op_id, entry: entry as EntryId, key });
     found.extend(ops.filter(|op| after.is_none_or(|after| (op.bucket, op.xid, op.op_id) > after)));

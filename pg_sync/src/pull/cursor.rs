@@ -5,6 +5,7 @@ use crate::snapshot::Snapshot;
 use serde::{Deserialize, Serialize};
 use sync_shared::hash::BucketId;
 use sync_shared::message::EntryId;
+use sync_shared::ranges::Ranges;
 
 /// Nesting of the tokens' MessagePack.
 const DEPTH: usize = 12;
@@ -63,6 +64,9 @@ pub struct Running {
     /// on the way is reported gone at once and taken out, since pages read without it have passed over its ops.
     pub known: Vec<BucketId>,
     pub position: Position,
+    /// Of parts that are read anew, the ranges that differed in the first page's snapshot: the others are passed over, which is right
+    /// since the next pass catches up from that snapshot.
+    pub differ: Vec<(BucketId, EntryId, Ranges)>,
 }
 
 /// The last thing that a page has dealt with; order is the order of work.

@@ -4,9 +4,10 @@
 //! - [`members`]: which buckets the user may hold
 //! - [`cursor`]: the tokens in which the device keeps for the server where it stands
 //! - [`changes`]: known buckets, from the op log; [`source`]: new ones and current rows, from the tables
-//! - [`page`]: what is sent; [`sums`]: what it must add up to
+//! - [`page`]: what is sent; [`sums`]: what it must add up to; [`compare`]: what need not be sent
 
 mod changes;
+mod compare;
 mod cursor;
 mod members;
 mod page;
@@ -21,9 +22,10 @@ use crate::push::subtransaction::unless_locked;
 use crate::query::Kept;
 use crate::render::pinned;
 use crate::snapshot::{self, Snapshot};
+use compare::{Differ, Differences};
 use cursor::{Cursor, Pass, Position, Running, Step};
 use members::Member;
-use page::{Page, Part};
+use page::{Page, Part, Start};
 use pgrx::prelude::*;
 use source::Source;
 use std::collections::{HashMap, HashSet};
@@ -31,6 +33,7 @@ use sync_shared::envelope;
 use sync_shared::hash::{BucketId, SetDigest};
 use sync_shared::limits;
 use sync_shared::message::{BatchId, BatchRandom, Delta, EntryId, Notice, NoticeKind, PartChanges, PartSum, PullRequest};
+use sync_shared::ranges::Ranges;
 
 /// The smallest page, in bytes.
 const PAGE_BYTES_MIN: u32 = 16 << 10;
@@ -218,48 +221,6 @@ impl Server {
         Some(held)
     }
 
-    /// Compares the device's own sums with ours: buckets that are equal in all their parts are kept. Parts whose sums are not known yet
-    /// are kept where the device stands at a cursor of this history and nothing has changed in them since.
-    fn verify(&self, theirs: &[PartSum], stands: Option<&Cursor>) -> Notice {
-        let theirs: HashMap<_, _> = theirs.iter().map(|s| ((s.bucket, s.entry), s.content)).collect();
-        let ids: Vec<BucketId> = self.members.iter().map(|m| m.id).collect();
-        let ours = sums::of(&ids);
-        let part = |map: &HashMap<_, _>, bucket, entry| map.get(&(bucket, entry)).copied().unwrap_or_default();
-        // A server that went back may have given an entry's number to one of another rule.
-        let of_rule: HashMap<EntryId, usize> =
-            self.rules.iter().enumerate().flat_map(|(rule, r)| r.entries.iter().map(move |e| (e.id, rule))).collect();
-        let rule_of: HashMap<BucketId, usize> = self.members.iter().map(|m| (m.id, m.rule)).collect();
-        let strange: HashSet<BucketId> = (theirs.keys())
-            .filter(|(bucket, entry)| of_rule.get(entry).is_some_and(|rule| rule_of.get(bucket).is_some_and(|of| of != rule)))
-            .map(|(bucket, _)| *bucket)
-            .collect();
-        let waiting = self.rules.iter().flat_map(|r| &r.entries).any(|e| !e.ready);
-        let moved = stands.filter(|_| waiting).map(|cursor| changes::touched(cursor, &self.members));
-        let untouched = |m: &Member, entry| {
-            let known = stands.is_some_and(|cursor| cursor.entries.contains(&entry) && cursor.level(m.priority).is_some());
-            known && moved.as_ref().is_some_and(|moved| !moved.contains(&(m.id, entry)))
-        };
-        let equal = |m: &Member, e: &catalog::Entry| match e.ready {
-            true => part(&theirs, m.id, e.id) == part(&ours, m.id, e.id),
-            false => untouched(m, e.id),
-        };
-        let keep =
-            (self.members.iter()).filter(|m| !strange.contains(&m.id) && self.rules[m.rule].entries.iter().all(|e| equal(m, e)));
-        let mut cursor = Cursor::empty(self.lineage.clone());
-        cursor.advance(ALL, &self.now);
-        // Those that the device names and that are no more are listed too: the next pass reports them gone.
-        let named: HashSet<EntryId> = self.entries().map(|(id, _)| id).chain(theirs.keys().map(|(_, entry)| *entry)).collect();
-        cursor.entries = named.into_iter().collect();
-        cursor.entries.sort_unstable();
-        Notice {
-            kind: NoticeKind::Verified,
-            message: "the sums of all buckets were compared".into(),
-            keep: keep.map(|m| m.id).collect(),
-            cursor: cursor::encode(&cursor),
-            turn: 0,
-        }
-    }
-
     fn delta(
         &self,
         request: &PullRequest,
@@ -284,7 +245,12 @@ impl Server {
         if running.is_none() {
             delta.gone_entries = base.entries.iter().filter(|e| !entries.contains(e)).copied().collect();
         }
-        let walk = self.walk(&base, &entries, &held, running.as_ref(), staged, &mut page);
+        let mut sources = self.sources(&entries);
+        let differ = match &running {
+            Some(r) => r.differ.iter().map(|(b, e, ranges)| ((*b, *e), Differ { ranges: ranges.clone(), rows: 0 })).collect(),
+            None => self.differences(&request.ranges, &held, &mut sources),
+        };
+        let walk = self.walk(&base, &entries, &held, running.as_ref(), staged, &differ, &mut sources, &mut page);
         match (walk, running) {
             (Walk::All, None) => self.publish(&mut delta, base, ALL, &entries, &page, pass.is_some()),
             (Walk::Publish(upto), None) => self.publish(&mut delta, base, upto, &entries, &page, pass.is_some()),
@@ -305,8 +271,9 @@ impl Server {
             (Walk::Cut(position), None) => {
                 let entries = entries.iter().copied().collect();
                 let upto = position.priority;
-                delta.expected_rows = Some(self.expected(&held));
-                let running = Some(Running { start: self.now.clone(), upto, entries, known: held, position });
+                delta.expected_rows = Some(self.expected(&held, &differ));
+                let differ = differ.into_iter().map(|((bucket, entry), d)| (bucket, entry, d.ranges)).collect();
+                let running = Some(Running { start: self.now.clone(), upto, entries, known: held, position, differ });
                 delta.pass = cursor::encode(&Pass { base: self.seen(base), running, doublings, staged });
             }
         }
@@ -340,9 +307,23 @@ impl Server {
     }
 
     /// Rows that the buckets which the device does not hold are expected to bring.
-    fn expected(&self, held: &[BucketId]) -> u64 {
+    fn expected(&self, held: &[BucketId], differ: &Differences) -> u64 {
         let ids: Vec<BucketId> = self.members.iter().map(|m| m.id).filter(|id| held.binary_search(id).is_err()).collect();
-        sums::of(&ids).values().map(|s| s.count.max(0) as u64).sum()
+        let whole = sums::of(&ids).into_iter().filter(|(part, _)| !differ.contains_key(part)).map(|(_, s)| s.count.max(0) as u64);
+        whole.chain(differ.values().map(|d| d.rows)).sum()
+    }
+
+    /// How the given entries' rows are read.
+    fn sources(&self, entries: &HashSet<EntryId>) -> HashMap<EntryId, Source<'_>> {
+        let mut sources = HashMap::new();
+        for rule in &self.rules {
+            for entry in rule.entries.iter().filter(|e| entries.contains(&e.id)) {
+                if let Some(table) = self.table(entry.relation) {
+                    sources.insert(entry.id, Source::new(rule, entry, table));
+                }
+            }
+        }
+        sources
     }
 
     /// The same place, by a device that has now seen this server: a page of one that is behind, or of another history, does not fit
@@ -392,23 +373,18 @@ impl Server {
     }
 
     /// Fills the page in the order of work, from where the pass stands.
-    fn walk(
-        &self,
+    #[allow(clippy::too_many_arguments)]
+    fn walk<'a>(
+        &'a self,
         base: &Cursor,
         entries: &HashSet<EntryId>,
         held: &[BucketId],
         running: Option<&Running>,
         staged: Option<u8>,
+        differ: &Differences,
+        sources: &mut HashMap<EntryId, Source<'a>>,
         page: &mut Page,
     ) -> Walk {
-        let mut sources: HashMap<EntryId, Source<'_>> = HashMap::new();
-        for rule in &self.rules {
-            for entry in rule.entries.iter().filter(|e| entries.contains(&e.id)) {
-                if let Some(table) = self.table(entry.relation) {
-                    sources.insert(entry.id, Source::new(rule, entry, table));
-                }
-            }
-        }
         let known: HashSet<EntryId> = base.entries.iter().copied().filter(|e| entries.contains(e)).collect();
         let mut priorities: Vec<u8> = self.rules.iter().map(|r| r.priority).collect();
         priorities.dedup();
@@ -423,7 +399,7 @@ impl Server {
                 _ => None,
             };
             let first_time = base.level(priority).is_none();
-            let (cut, new) = self.walk_priority(priority, base, &known, held, step, &mut sources, page);
+            let (cut, new) = self.walk_priority(priority, base, &known, held, step, differ, sources, page);
             if let Some(step) = cut {
                 if let (None, Some((done, before))) = (running, complete) {
                     page.truncate(before);
@@ -448,6 +424,7 @@ impl Server {
         known: &HashSet<EntryId>,
         held: &[BucketId],
         step: Option<&Step>,
+        differ: &Differences,
         sources: &mut HashMap<EntryId, Source<'a>>,
         page: &mut Page,
     ) -> (Option<Step>, bool) {
@@ -487,9 +464,14 @@ impl Server {
                 };
                 new = true;
                 let table = source.table.tag;
-                let part = Part { member, rule, entry: entry.id, table, from_empty: behind.is_none() };
+                let ranges = differ.get(&(member.id, entry.id)).map(|d| &d.ranges);
+                let start = if behind.is_some() { Start::On } else { ranges.map_or(Start::Empty, Start::Ranges) };
+                let part = Part { member, rule, entry: entry.id, table, start };
                 page.part(part);
-                if let Some(key) = source.read_part(part, behind, page) {
+                if ranges.is_some_and(Ranges::is_empty) {
+                    continue;
+                }
+                if let Some(key) = source.read_part(part, behind, ranges, page) {
                     let key = Some(serde_bytes::ByteBuf::from(key));
                     return (Some(Step::Table { bucket: member.id, entry: entry.id, key }), new);
                 }

@@ -5,6 +5,7 @@ use crate::catalog::Rule;
 use std::collections::HashMap;
 use sync_shared::hash::{BucketId, Tag};
 use sync_shared::message::{Bucket, EntryId, PartChanges};
+use sync_shared::ranges::Ranges;
 
 /// What each change costs beside its values, in bytes.
 const OVERHEAD: usize = 4;
@@ -34,7 +35,18 @@ pub struct Part<'a> {
     pub rule: &'a Rule,
     pub entry: EntryId,
     pub table: Tag,
-    pub from_empty: bool,
+    pub start: Start<'a>,
+}
+
+/// What the device keeps of a part that a page brings rows of.
+#[derive(Clone, Copy)]
+pub enum Start<'a> {
+    /// Everything.
+    On,
+    /// What is sent again.
+    Empty,
+    /// What is sent again, and all that is not in these ranges.
+    Ranges(&'a Ranges),
 }
 
 impl Page {
@@ -80,19 +92,22 @@ impl Page {
     /// The changes of a part: those begun last, if they are of the same part.
     pub fn part(&mut self, part: Part<'_>) -> &mut PartChanges {
         let bucket = self.bucket(part.member, part.rule);
-        let begun =
-            self.changes.last().is_some_and(|c| c.bucket == bucket && c.entry == part.entry && c.from_empty == part.from_empty);
+        let from_empty = matches!(part.start, Start::Empty);
+        let ranges = if let Start::Ranges(ranges) = part.start { Some(ranges) } else { None };
+        let same = |c: &PartChanges| (c.bucket, c.entry, c.from_empty, c.ranges.is_some());
+        let begun = self.changes.last().is_some_and(|c| same(c) == (bucket, part.entry, from_empty, ranges.is_some()));
         if !begun {
-            self.bytes += 24;
+            self.bytes += 24 + ranges.map_or(0, Ranges::bytes);
             self.changes.push(PartChanges {
                 bucket,
                 entry: part.entry,
                 table: part.table,
-                from_empty: part.from_empty,
+                from_empty,
                 row_count: 0,
                 rows: Default::default(),
                 gone_count: 0,
                 gone: Default::default(),
+                ranges: ranges.cloned(),
             });
         }
         let last = self.changes.len() - 1;

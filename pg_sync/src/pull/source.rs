@@ -1,5 +1,6 @@
 //! Reads rows of one entry from its source table: whole parts by key, and the current rows of given primary keys.
 
+use super::members::Member;
 use super::page::{Page, Part};
 use crate::catalog::{Entry, Rule, SyncedTable};
 use crate::error::raise;
@@ -8,7 +9,8 @@ use crate::identity::as_role;
 use crate::query::{argument, operator, Argument, Query};
 use crate::render::Renderer;
 use pgrx::prelude::*;
-use sync_shared::hash::{bucket_id, BucketId};
+use sync_shared::hash::{bucket_id, row_hash, BucketId, Tag};
+use sync_shared::ranges::{RangeSums, Ranges};
 use sync_shared::{row, Value};
 
 /// An entry's queries, prepared once per pull.
@@ -19,6 +21,7 @@ pub struct Source<'a> {
     key_renderers: Vec<Renderer>,
     pk_renderers: Vec<Renderer>,
     first: Option<Query>,
+    unordered: Option<Query>,
     rest: Option<Query>,
     current: Option<Query>,
 }
@@ -30,6 +33,29 @@ pub struct Current {
     pub values: Vec<u8>,
 }
 
+/// In which order rows are read.
+enum Order<'b> {
+    Any,
+    First,
+    Behind(&'b [u8]),
+}
+
+/// A row of a part.
+struct Found<'r> {
+    values: &'r [u8],
+    /// Where each value ends, after a 0.
+    ends: &'r [usize],
+    key_columns: &'r [usize],
+}
+
+impl Found<'_> {
+    /// Its primary key.
+    fn key(&self, key: &mut Vec<u8>) {
+        key.clear();
+        self.key_columns.iter().for_each(|&i| key.extend_from_slice(&self.values[self.ends[i]..self.ends[i + 1]]));
+    }
+}
+
 impl<'a> Source<'a> {
     pub fn new(rule: &'a Rule, entry: &'a Entry, table: &'a SyncedTable) -> Self {
         Source {
@@ -39,6 +65,7 @@ impl<'a> Source<'a> {
             key_renderers: rule.key_types.iter().map(|&t| Renderer::new(t)).collect(),
             pk_renderers: table.key.iter().map(|&i| Renderer::new(table.columns[i].type_oid)).collect(),
             first: None,
+            unordered: None,
             rest: None,
             current: None,
         }
@@ -58,8 +85,8 @@ impl<'a> Source<'a> {
         keys.chain(self.table.columns.iter().map(|c| quote(&c.name))).collect::<Vec<_>>().join(", ")
     }
 
-    /// Rows of one bucket in the order of the primary key; parameters are the bucket's key, then the primary key to start behind.
-    fn part_sql(&self, behind: bool) -> String {
+    /// Rows of one bucket; parameters are the bucket's key. In the order of the primary key, a parameter may be the one to start behind.
+    fn part_sql(&self, behind: bool, ordered: bool) -> String {
         let keys = self.key_renderers.len();
         let mut conditions: Vec<String> = (self.entry.key.iter().zip(&self.key_renderers).enumerate())
             .map(|(i, (sql, r))| format!("({sql}) {} {}", operator(r.type_oid(), "="), r.read_text(&format!("${}", i + 1))))
@@ -72,12 +99,8 @@ impl<'a> Source<'a> {
             conditions.push(format!("ROW({}) {greater} ROW({})", self.pk_columns().join(", "), values.join(", ")));
         }
         let filter = if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };
-        format!(
-            "SELECT {} FROM {} AS sync_row{filter} ORDER BY {}",
-            self.select_list(),
-            self.table.name,
-            self.pk_columns().join(", ")
-        )
+        let order = if ordered { format!(" ORDER BY {}", self.pk_columns().join(", ")) } else { String::new() };
+        format!("SELECT {} FROM {} AS sync_row{filter}{order}", self.select_list(), self.table.name)
     }
 
     /// The rows of given primary keys, one text array for each key column.
@@ -117,28 +140,33 @@ impl<'a> Source<'a> {
         renderers.iter().zip(values).map(text).collect()
     }
 
-    /// Appends a part's rows behind a primary key to the page. Some(key) if the page filled up: the last row's key.
-    pub fn read_part(&mut self, part: Part<'_>, behind: Option<&[u8]>, page: &mut Page) -> Option<Vec<u8>> {
+    /// Hands the rows of a bucket to `f` until it answers false: all of them in any order, or in the order of the primary key those behind
+    /// one. Answers whether all were seen.
+    fn each(&mut self, bucket_key: &[u8], order: Order<'_>, mut f: impl FnMut(&Found<'_>) -> bool) -> bool {
         let decode = |bytes: &[u8]| row::decode(bytes).unwrap_or_default();
         let mut arguments: Vec<Argument> =
-            self.parameters(&self.key_renderers, &decode(&part.member.key)).into_iter().map(argument).collect();
-        if let Some(key) = behind {
+            self.parameters(&self.key_renderers, &decode(bucket_key)).into_iter().map(argument).collect();
+        if let Order::Behind(key) = order {
             arguments.extend(self.parameters(&self.pk_renderers, &decode(key)).into_iter().map(argument));
         }
         let types: Vec<_> = arguments.iter().map(|(t, _)| *t).collect();
-        let (what, sql) = (self.what(), self.part_sql(behind.is_some()));
-        let (keys, key_position) = (self.key_renderers.len(), self.table.key.clone());
-        let columns = self.table.columns.len();
-        let (mut values, mut ends, mut last) = (Vec::new(), Vec::new(), Vec::new());
-        let owner = self.table.owner;
-        let slot = if behind.is_some() { &mut self.rest } else { &mut self.first };
-        let whole = as_role(owner, || {
-            let query = slot.get_or_insert_with(|| Query::kept_first(&what, &sql, &types));
+        let (behind, ordered) = (matches!(order, Order::Behind(_)), !matches!(order, Order::Any));
+        let (what, sql) = (self.what(), self.part_sql(behind, ordered));
+        let (keys, key_columns, columns) = (self.key_renderers.len(), &self.table.key, self.table.columns.len());
+        let (mut values, mut ends) = (Vec::new(), Vec::new());
+        let slot = match order {
+            Order::Any => &mut self.unordered,
+            Order::First => &mut self.first,
+            Order::Behind(_) => &mut self.rest,
+        };
+        as_role(self.table.owner, || {
+            let prepare = if ordered { Query::kept_first } else { Query::kept };
+            let query = slot.get_or_insert_with(|| prepare(&what, &sql, &types));
             query.each(&arguments, |mut found| {
                 values.clear();
                 (0..keys).for_each(|i| found.put(i, &mut values));
                 // Equal is not always identical (citext, numeric 1.0 and 1.00): the bucket is the one of the identical key.
-                if values != part.member.key {
+                if values != bucket_key {
                     return true;
                 }
                 values.clear();
@@ -148,16 +176,50 @@ impl<'a> Source<'a> {
                     found.put(keys + i, &mut values);
                     ends.push(values.len());
                 }
-                if !row::is_too_large(&values) {
-                    page.row(part, &values);
-                }
-                if page.is_full() {
-                    last = key_position.iter().flat_map(|&i| values[ends[i]..ends[i + 1]].iter().copied()).collect();
-                }
-                !page.is_full()
+                row::is_too_large(&values) || f(&Found { values: &values, ends: &ends, key_columns })
             })
+        })
+    }
+
+    /// Appends a part's rows behind a primary key to the page, of the given ranges if there are any. Some(key) if the page filled up: the
+    /// last row's key.
+    pub fn read_part(
+        &mut self,
+        part: Part<'_>,
+        behind: Option<&[u8]>,
+        ranges: Option<&Ranges>,
+        page: &mut Page,
+    ) -> Option<Vec<u8>> {
+        let mut key = Vec::new();
+        let whole = self.each(&part.member.key, behind.map_or(Order::First, Order::Behind), |found| {
+            if let Some(ranges) = ranges {
+                found.key(&mut key);
+                if !ranges.contain(&key) {
+                    return true;
+                }
+            }
+            page.row(part, found.values);
+            if page.is_full() {
+                found.key(&mut key);
+            }
+            !page.is_full()
         });
-        (!whole).then_some(last)
+        (!whole).then_some(key)
+    }
+
+    /// Sums of a part's ranges, from its rows as they are.
+    pub fn range_sums(&mut self, member: &Member, bits: u8) -> RangeSums {
+        let mut sums = RangeSums::new(bits);
+        let (table, (mut key, mut scratch)) = (self.table, (Vec::new(), Vec::new()));
+        let tags: Vec<Tag> = table.columns.iter().map(|c| c.tag).collect();
+        self.each(&member.key, Order::Any, |found| {
+            found.key(&mut key);
+            if let Ok(hash) = row_hash(table.tag, &tags, &mut row::Reader::new(found.values), &mut scratch) {
+                sums.add(&key, hash);
+            }
+            true
+        });
+        sums
     }
 
     /// The current rows of the given primary keys; None for rows that do not exist. `budget` goes down by their bytes: where it does not

@@ -317,6 +317,7 @@ impl Page {
             rows: ByteBuf::from(bytes),
             gone_count: 0,
             gone: ByteBuf::new(),
+            ranges: None,
         });
         self
     }

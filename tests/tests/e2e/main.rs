@@ -17,6 +17,7 @@ mod locks;
 mod offline;
 mod pull;
 mod push;
+mod repair;
 mod rights;
 mod statements;
 mod transactions;

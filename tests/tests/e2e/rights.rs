@@ -284,7 +284,7 @@ fn who_may_do_what_in_the_schema_sync() {
     let rules = "add_table add_upload_table as_of base_type batch_images batch_json check_reach constraint_test create_bucket current_row
         discard discard_conflict drop_bucket drop_history drop_policy drop_table drop_upload_table fresh_key history history_key home
         keep_history keep_records key_condition keys_per_lease lease maintain policies_of restore_batch restore_row restore_statements
-        retry row_at set_delete_policy set_mode set_policy";
+        retry row_at set_delete_policy set_mode set_policy verify_table";
     let rules: Vec<&str> = rules.split_whitespace().collect();
     let transporting = ["pull", "push"];
     for (role, more) in [(&admin, &rules[..]), (&plain, &[]), (&transport, &transporting)] {

@@ -30,7 +30,9 @@ pub struct Lineage {
     pub mark: Option<(i64, BatchRandom)>,
     /// The database: one cluster's databases share transaction ids.
     pub database: u32,
-    /// The run that wrote the log there, by its start; of a standby's primary the last that it knows of.
+    /// The run of the server that answered, by its start.
+    pub server: i64,
+    /// The run that wrote the log there: the same on a primary, the last that it knows of on a standby.
     pub run: i64,
     /// Fingerprint of the log in front of `lsn`; 0: not known.
     pub tail: u64,
@@ -58,14 +60,18 @@ impl Lineage {
     pub fn current() -> Self {
         let (timeline, lsn) = wal::position();
         let mark = last_mark();
-        let run = if wal::is_standby() { mark.as_ref().map_or(0, |m| m.run) } else { wal::started() };
+        let server = wal::started();
+        let run = if wal::is_standby() { mark.as_ref().map_or(0, |m| m.run) } else { server };
         let (system, database) = snapshot::system_and_database();
         let mark = mark.map(|m| m.named);
-        Lineage { system, timeline, lsn, mark, database, run, tail: wal::tail(timeline, lsn).unwrap_or(0) }
+        Lineage { system, timeline, lsn, mark, database, server, run, tail: wal::tail(timeline, lsn).unwrap_or(0) }
     }
 
     /// How a cursor with lineage `theirs` relates to `self`, the running server's.
     pub fn standing_of(&self, theirs: &Lineage) -> Standing {
+        if theirs == self {
+            return Standing::Valid;
+        }
         let standby = wal::is_standby();
         if theirs.system != self.system || theirs.database != self.database {
             return Standing::Other("it comes from another database");
@@ -102,7 +108,8 @@ impl Lineage {
                 _ => return Standing::Other("it saw writes that this server does not have: was a backup put back?"),
             }
         }
-        if !standby && theirs.run == self.run {
+        // A standby does not go back either while it runs, nor when it is promoted.
+        if theirs.server == self.server || !standby && theirs.run == self.run {
             return Standing::Valid;
         }
         match marks_behind(theirs) {

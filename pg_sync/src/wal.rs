@@ -20,7 +20,7 @@ struct TimelineHistoryEntry {
 }
 
 /// Bytes of the log that a fingerprint is taken of, at most and at least.
-const TAIL: (u64, u64) = (4096, 512);
+const TAIL: (u64, u64) = (4096, 128);
 /// More zeros than this at the end say nothing: the rest of a segment that was left early.
 const ZEROS: usize = 64;
 /// access/xlog_internal.h: where a page's header has the page's own position.

@@ -93,6 +93,27 @@ impl Cluster {
         self.wait_until_writable();
     }
 
+    /// Lets a standby follow this server.
+    pub fn lead(&self, standby: &Cluster) {
+        let mut client = standby.connect("postgres", "postgres");
+        let conninfo = format!("user=postgres port={} host={}", self.port(), self.socket().display());
+        client.batch_execute(&format!("ALTER SYSTEM SET primary_conninfo = '{conninfo}'")).expect("a setting");
+        client.batch_execute("SELECT pg_reload_conf()").expect("the settings are read");
+    }
+
+    /// Waits until a standby shows everything that was committed here.
+    pub fn wait_for(&self, standby: &Cluster) {
+        let here = "SELECT pg_current_wal_flush_lsn()::text";
+        let lsn: String = self.connect("postgres", "postgres").query_one(here, &[]).expect("a position").get(0);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut client = standby.connect("postgres", "postgres");
+        let there = format!("SELECT pg_last_wal_replay_lsn() >= '{lsn}'");
+        while !client.query_one(&there, &[]).expect("an answer").get::<_, bool>(0) {
+            assert!(Instant::now() < deadline, "the standby does not catch up\n{}", standby.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     fn wait_until_writable(&self) {
         let deadline = Instant::now() + Duration::from_secs(60);
         let mut client = self.connect("postgres", "postgres");

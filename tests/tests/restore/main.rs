@@ -7,6 +7,8 @@ mod lists;
 mod back;
 mod evidence;
 mod losses;
+mod standby;
+mod wander;
 
 use sync_tests::Cluster;
 

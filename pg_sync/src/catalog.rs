@@ -240,6 +240,30 @@ pub fn key_sequence(relation: Oid) -> Option<KeySequence> {
     spi("reading a key's sequence", read)
 }
 
+/// Whether a sequence has given a number, or passed it.
+pub fn has_given(sequence: &KeySequence, number: i64) -> bool {
+    let sql = "SELECT pg_sequence_last_value($1)";
+    let last =
+        spi("reading a sequence", Spi::connect(|c| c.select(Kept(sql), Some(1), &[sequence.sequence.into()])?.first().get_one()));
+    last.is_some_and(|last: i64| if sequence.step > 0 { number <= last } else { number >= last })
+}
+
+/// A table's name, and all its columns by number, also those that devices do not get: name and type. Names are quoted.
+pub fn all_columns(relation: Oid) -> (String, Vec<(i16, String, String)>) {
+    let read = Spi::connect(|c| {
+        let sql = "SELECT quote_ident(c.relname), a.attnum, quote_ident(a.attname), format_type(a.atttypid, a.atttypmod)
+                   FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+                   WHERE c.oid = $1 ORDER BY a.attnum";
+        let (mut name, mut columns) = (String::new(), Vec::new());
+        for row in c.select(sql, None, &[relation.into()])? {
+            name = row.get(1)?.unwrap_or_default();
+            columns.push((row.get(2)?.unwrap_or_default(), row.get(3)?.unwrap_or_default(), row.get(4)?.unwrap_or_default()));
+        }
+        Ok::<_, spi::Error>((name, columns))
+    });
+    spi("reading a table's columns", read)
+}
+
 /// The schema as devices get it.
 pub fn schema(tables: &[SyncedTable]) -> message::Schema {
     message::Schema { generation: generation(), tables: tables.iter().map(device_table).collect() }

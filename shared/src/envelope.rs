@@ -187,6 +187,7 @@ mod tests {
             user: "ann".repeat(200),
             changes: vec![],
             note: String::new(),
+            whole: false,
         };
         for batches in [vec![], vec![batch]] {
             let bytes = encode(&PushRequest { device: uuid::Uuid::from_bytes([7; 16]), batches, wants: vec![] }).unwrap();
@@ -201,7 +202,8 @@ mod tests {
     #[test]
     fn what_compresses_too_well_to_be_believed_still_arrives() {
         let id = crate::message::BatchId { number: 1, random: crate::message::BatchRandom::new([1; 16]) };
-        let batch = crate::message::Batch { id, edited: 0, user: "é1".repeat(1_500_000), changes: vec![], note: String::new() };
+        let user = "é1".repeat(1_500_000);
+        let batch = crate::message::Batch { id, edited: 0, user, changes: vec![], note: String::new(), whole: false };
         let message = PushRequest { device: uuid::Uuid::from_bytes([7; 16]), batches: vec![batch], wants: vec![] };
         assert_eq!(decode::<PushRequest>(&encode(&message).unwrap()).unwrap(), message);
     }

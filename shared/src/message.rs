@@ -391,6 +391,9 @@ pub struct Batch {
     /// The application's own JSON about this transaction; empty for none.
     #[serde(default)]
     pub note: String,
+    /// The server has asked for whole rows, and `rest` holds what the device knows of them: there is nothing more to ask for.
+    #[serde(default)]
+    pub whole: bool,
 }
 
 /// What a batch does to one row.
@@ -409,6 +412,23 @@ pub struct Change {
     pub old: Vec<Value>,
     /// What it has now; empty for a delete.
     pub new: Vec<Value>,
+    /// Update of a row that was deleted on the server: the row's other columns that are not NULL, so that it can be put back. None:
+    /// not known.
+    #[serde(default)]
+    pub rest: Option<Vec<Cell>>,
+    /// Where a rejected batch came before: what the server had in columns of which the device had something else, or nothing.
+    #[serde(default)]
+    pub below: Vec<Cell>,
+}
+
+/// A column's tag and its value.
+pub type Cell = (Tag, Value);
+
+impl Change {
+    /// What the server had in a column, where that is not what the device says it started from.
+    pub fn below(&self, column: Tag) -> Option<&Value> {
+        self.below.iter().find(|(tag, _)| *tag == column).map(|(_, value)| value)
+    }
 }
 
 coded! {
@@ -477,6 +497,9 @@ pub struct BatchResult {
     pub subject: String,
     /// Merges and conflicts decided on the way.
     pub conflicts: Vec<Conflict>,
+    /// Beside the verdict later: positions of updates whose rows were deleted on the server. Send the batch again with their `rest`.
+    #[serde(default)]
+    pub whole: Vec<u32>,
 }
 
 coded! {

@@ -165,14 +165,21 @@ fn pushes() {
         columns,
         old,
         new,
+        rest: None,
+        below: vec![],
     };
     let (old, new) = (Value::Text("old".into()), Value::Text("new".into()));
     let changes = vec![
         change(ChangeKind::Insert, vec![1, 2], vec![], vec![Value::Integer(1), new.clone()]),
-        change(ChangeKind::Update, vec![2], vec![old.clone()], vec![new.clone()]),
+        Change {
+            rest: Some(vec![(3, Value::Integer(3))]),
+            below: vec![(2, Value::Null)],
+            ..change(ChangeKind::Update, vec![2], vec![old.clone()], vec![new.clone()])
+        },
         change(ChangeKind::Delete, vec![1, 2], vec![Value::Integer(1), old.clone()], vec![]),
     ];
-    let batch = Batch { id: batch_id(), edited: 1_700_000_000_000_000, user: "ann".into(), changes, note: "{}".into() };
+    let batch =
+        Batch { id: batch_id(), edited: 1_700_000_000_000_000, user: "ann".into(), changes, note: "{}".into(), whole: true };
     check(
         "push_request",
         &PushRequest {
@@ -199,6 +206,7 @@ fn pushes() {
         message: "m".into(),
         subject: "s".into(),
         conflicts: vec![conflict],
+        whole: vec![1],
     };
     let reply = PushReply {
         state: PushState::Taken,

@@ -8,7 +8,7 @@ use crate::keys;
 use crate::meta;
 use crate::order;
 use crate::store::{pack_change, unpack_change, Store};
-use sync_shared::message::{BatchResult, ChangeKind, PushReply, PushState, Verdict};
+use sync_shared::message::{BatchResult, PushReply, PushState, Verdict};
 use sync_shared::undone::Undone;
 use sync_shared::ValueRef;
 
@@ -23,11 +23,21 @@ pub const REVOKED: i64 = 2;
 pub fn answered(store: &mut Store<'_>, reply: &PushReply, verdicts: &mut [i64; 5]) -> Result<()> {
     let db = store.db;
     signed_in(db, &reply.user)?;
-    let mut progress = false;
+    let (mut progress, mut waits, mut completed) = (false, false, false);
     // Also beside a gap or a refusal: what was looked at before has its verdict.
     for result in &reply.results {
-        progress |= one_answer(store, reply, result, verdicts)?;
+        match one_answer(store, reply, result, verdicts)? {
+            Answer::Verdict => progress = true,
+            Answer::Waits => waits = true,
+            Answer::Completed => completed = true,
+            Answer::Unknown => {}
+        }
     }
+    // Where whole rows were asked for it is sent again at once, and those behind it with it.
+    if waits && !completed {
+        meta::set_number(db, "deferred", DEFERRED)?;
+    }
+    progress |= completed;
     if reply.state == PushState::Taken {
         keys::receive(store, &reply.leases)?;
     }
@@ -57,7 +67,19 @@ pub fn forked(store: &mut Store<'_>) -> Result<()> {
     order::hold_dependents(store)
 }
 
-fn one_answer(store: &mut Store<'_>, reply: &PushReply, result: &BatchResult, verdicts: &mut [i64; 5]) -> Result<bool> {
+/// What an answer means for the batch.
+enum Answer {
+    /// It has its verdict.
+    Verdict,
+    /// It waits for a server that takes it.
+    Waits,
+    /// It can now be sent as the server wants it.
+    Completed,
+    /// There is no such batch that waits.
+    Unknown,
+}
+
+fn one_answer(store: &mut Store<'_>, reply: &PushReply, result: &BatchResult, verdicts: &mut [i64; 5]) -> Result<Answer> {
     let db = store.db;
     verdicts[usize::from(u8::from(result.verdict)) - 1] += 1;
     let random = result.id.random.into_array();
@@ -66,7 +88,7 @@ fn one_answer(store: &mut Store<'_>, reply: &PushReply, result: &BatchResult, ve
             Ok(r.integer(0))
         })?
     else {
-        return Ok(false);
+        return Ok(Answer::Unknown);
     };
     let note = |state: i64, verdict: &str| {
         db.run(
@@ -92,7 +114,8 @@ fn one_answer(store: &mut Store<'_>, reply: &PushReply, result: &BatchResult, ve
         }
         Verdict::Later => {
             note(WAITING, "later")?;
-            meta::set_number(db, "deferred", DEFERRED)?;
+            let asked = !result.whole.is_empty();
+            return Ok(if asked && complete(store, id, &result.whole)? { Answer::Completed } else { Answer::Waits });
         }
         Verdict::Held => {
             note(HELD, "held")?;
@@ -103,11 +126,25 @@ fn one_answer(store: &mut Store<'_>, reply: &PushReply, result: &BatchResult, ve
         }
     }
     keep_conflicts(store, id, result)?;
-    Ok(result.verdict != Verdict::Later)
+    Ok(Answer::Verdict)
 }
 
-/// Batches that wait behind a rejected one were made on top of values that never were the server's. Only deletes are made right: of
-/// an update the server may want to know the difference.
+/// Says in a batch what the rows that the server asks for were. False: it was asked before, and there is nothing to add.
+fn complete(store: &mut Store<'_>, id: i64, positions: &[u32]) -> Result<bool> {
+    let db = store.db;
+    let batch = [ValueRef::Integer(id)];
+    db.run("UPDATE main.sync_batch SET whole = 1 WHERE id = ?1 AND NOT whole", &batch)?;
+    if db.changes() == 0 {
+        return Ok(false);
+    }
+    let rows = store.keys_of("SELECT tbl, key FROM main.sync_change WHERE batch = ?1 ORDER BY id", &batch)?;
+    for (at, key) in positions.iter().filter_map(|position| rows.get(*position as usize)) {
+        store.keep_rest(*at, key, 0)?;
+    }
+    Ok(true)
+}
+
+/// Batches that wait behind a rejected one were made on top of values that never were the server's.
 fn rebase_followers(db: Db<'_>, rejected: i64) -> Result<()> {
     let mut undone = Undone::default();
     changes_of(db, rejected)?.iter().for_each(|change| undone.add(change));
@@ -119,7 +156,7 @@ fn rebase_followers(db: Db<'_>, rejected: i64) -> Result<()> {
         |row| Ok((row.integer(0), unpack_change(&row.blob(1))?)),
     )?;
     for (id, change) in followers {
-        if let Some(rebased) = undone.rebase(&change).filter(|change| change.kind == ChangeKind::Delete) {
+        if let Some(rebased) = undone.rebase(&change) {
             let body = pack_change(&rebased)?;
             db.run("UPDATE main.sync_change SET body = ?2 WHERE id = ?1", &[ValueRef::Integer(id), ValueRef::Blob(&body)])?;
         }

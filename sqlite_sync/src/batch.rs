@@ -153,6 +153,7 @@ pub fn next_push(db: Db<'_>) -> Result<Option<Vec<u8>>> {
             user: next.user,
             changes: changes_of(db, next.id)?,
             note: next.note,
+            whole: next.whole,
         });
     }
     Ok(Some(envelope::encode(&PushRequest { device: meta::device(db)?, batches, wants })?))
@@ -170,12 +171,13 @@ struct Next {
     user: String,
     bytes: usize,
     note: String,
+    whole: bool,
 }
 
 /// The batches of the next push, in their order. The more urgent ones travel alone: what waits behind them is not waited for.
 fn next_batches(db: Db<'_>, user: &str) -> Result<Vec<Next>> {
     let mut found = db.all(
-        "SELECT id, number, former IS NOT NULL, place, random, edited, user, bytes, note FROM main.sync_batch \
+        "SELECT id, number, former IS NOT NULL, place, random, edited, user, bytes, note, whole FROM main.sync_batch \
          WHERE state = 0 AND keyless = 0 AND (user = ?1 OR user = '' OR ?1 = '') \
          ORDER BY number NULLS LAST, former NULLS LAST, place, id LIMIT ?2",
         &[ValueRef::Text(user), ValueRef::Integer(limits::BATCHES_PER_PUSH as i64)],
@@ -190,6 +192,7 @@ fn next_batches(db: Db<'_>, user: &str) -> Result<Vec<Next>> {
                 user: row.text(6),
                 bytes: row.integer(7) as usize,
                 note: row.text(8),
+                whole: row.integer(9) != 0,
             })
         },
     )?;
@@ -288,23 +291,27 @@ pub fn requeue(db: Db<'_>) -> Result<()> {
     unbroken_or_renumber(db, -1)
 }
 
-/// A complete snapshot includes everything up to this batch. Answers whose rows look different now.
-///
-/// One that still waits for its verdict is asked about again, and the server knows it by its random bytes; but it is in the
-/// snapshot, with whatever came after it, so it is no longer shown on top.
-pub fn confirmed(db: Db<'_>, last: &BatchId) -> Result<Vec<i64>> {
-    let ids = db.all(
+/// The batches that a complete snapshot includes, and whose rows look different once they are confirmed.
+pub fn included(db: Db<'_>, last: &BatchId) -> Result<Vec<i64>> {
+    db.all(
         "SELECT id FROM main.sync_batch WHERE (state = 1 OR (state = 0 AND replay)) AND number <= ?1",
         &[ValueRef::Integer(last.number)],
         |r| Ok(r.integer(0)),
-    )?;
-    for id in &ids {
+    )
+}
+
+/// Batches are in the snapshot that is shown.
+///
+/// One that still waits for its verdict is asked about again, and the server knows it by its random bytes; but it is in the
+/// snapshot, with whatever came after it, so it is no longer shown on top.
+pub fn confirm(db: Db<'_>, ids: &[i64]) -> Result<()> {
+    for id in ids {
         db.run(
             "UPDATE main.sync_batch SET state = CASE state WHEN 1 THEN 2 ELSE state END, replay = 0, at = ?2 WHERE id = ?1",
             &[ValueRef::Integer(*id), ValueRef::Integer(meta::now())],
         )?;
     }
-    Ok(ids)
+    Ok(())
 }
 
 /// Whether the last batch that the server has of this device came from this file. Otherwise another copy of it sends under the same

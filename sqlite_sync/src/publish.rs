@@ -36,16 +36,15 @@ pub struct Publish<'s, 'c> {
     parts: HashMap<(i64, EntryId), Part>,
     /// Rows of parts, or of ranges of them, that started from empty and were not sent again yet.
     old: HashMap<(i64, EntryId), HashSet<Place>>,
-    /// Rows that lost a membership: gone at the end if it was the last.
-    leaving: HashSet<Place>,
+    /// Rows that lost a membership: gone at the end if it was the last. True: the bucket stayed, so the row was deleted or moved;
+    /// false: the user may not hold it any longer, and nothing of it is kept.
+    leaving: HashMap<Place, bool>,
     /// Rows whose visible version is to be made anew.
     dirty: HashSet<Place>,
     /// Parts that the pages spoke of.
     named: HashSet<(i64, EntryId)>,
     /// After the server went back in time: keeps what it has lost.
     lost: Option<Keeper<'c>>,
-    /// Rows of parts that the user may not hold any longer: nothing of them is kept.
-    foreign: HashSet<Place>,
     shadows: bool,
     enter: Statement<'c>,
     rehash: Statement<'c>,
@@ -69,13 +68,12 @@ impl<'s, 'c> Publish<'s, 'c> {
             leave: db.prepare("DELETE FROM main.sync_row WHERE tbl = ?1 AND key = ?2 AND part = ?3 RETURNING hash")?,
             member: db.prepare("SELECT 1 FROM main.sync_row WHERE tbl = ?1 AND key = ?2 LIMIT 1")?,
             lost: if lost::is_restored(db)? { Some(Keeper::new(db)?) } else { None },
-            foreign: HashSet::new(),
             db,
             store,
             buckets: HashMap::new(),
             parts: HashMap::new(),
             old: HashMap::new(),
-            leaving: HashSet::new(),
+            leaving: HashMap::new(),
             dirty: HashSet::new(),
             named: HashSet::new(),
             rows: 0,
@@ -115,10 +113,7 @@ impl<'s, 'c> Publish<'s, 'c> {
         self.with_rows(&gone.iter().map(|part| (*part, None)).collect::<Vec<_>>())?;
         for part in gone.iter().copied() {
             let places = self.old.remove(&part).unwrap_or_default();
-            if self.lost.is_some() {
-                self.foreign.extend(places.iter().cloned());
-            }
-            self.leave_all(part, places)?;
+            self.leave_all(part, places, false)?;
         }
         for (bucket, entry) in gone {
             self.parts.remove(&(*bucket, *entry));
@@ -190,10 +185,10 @@ impl<'s, 'c> Publish<'s, 'c> {
         Ok(())
     }
 
-    fn leave_all(&mut self, part: (i64, EntryId), places: HashSet<Place>) -> Result<()> {
+    fn leave_all(&mut self, part: (i64, EntryId), places: HashSet<Place>, bucket_stays: bool) -> Result<()> {
         for (at, key) in places {
             let key = Key(row::decode(&key)?);
-            self.leave(part, at, &key)?;
+            self.leave(part, at, &key, bucket_stays)?;
         }
         Ok(())
     }
@@ -255,7 +250,7 @@ impl<'s, 'c> Publish<'s, 'c> {
         for _ in 0..changes.gone_count {
             reader.row(keys, &mut values)?;
             let key = Key(values.iter().map(|v| (*v).to_owned()).collect());
-            self.leave(part, at, &key)?;
+            self.leave(part, at, &key, true)?;
         }
         if changes.row_count + changes.gone_count > 0 {
             self.tables.insert(at);
@@ -336,7 +331,7 @@ impl<'s, 'c> Publish<'s, 'c> {
         self.store.server_version(at, &key)
     }
 
-    fn leave(&mut self, part: (i64, EntryId), at: usize, key: &Key) -> Result<()> {
+    fn leave(&mut self, part: (i64, EntryId), at: usize, key: &Key, bucket_stays: bool) -> Result<()> {
         self.load_part(part)?;
         let Some(known) = self.parts.get_mut(&part) else { return Ok(()) };
         let mut stored = Vec::new();
@@ -350,7 +345,7 @@ impl<'s, 'c> Publish<'s, 'c> {
         if let Some(hash) = hash {
             known.sum.remove(RowHash(hash));
             known.dirty = true;
-            self.leaving.insert((at, key.bytes()));
+            *self.leaving.entry((at, key.bytes())).or_default() |= bucket_stays;
             self.tables.insert(at);
         }
         if let Some(old) = self.old.get_mut(&part) {
@@ -364,22 +359,26 @@ impl<'s, 'c> Publish<'s, 'c> {
         self.drop_unclaimed(delta)?;
         self.drop_unnamed()?;
         for (part, places) in std::mem::take(&mut self.old) {
-            self.leave_all(part, places)?;
+            self.leave_all(part, places, true)?;
         }
-        for (at, key) in std::mem::take(&mut self.leaving) {
+        for ((at, key), bucket_stays) in std::mem::take(&mut self.leaving) {
             let key = Key(row::decode(&key)?);
             let mut stored = Vec::new();
             let binds = [ValueRef::Integer(self.store.infos[at].id), key.stored(&mut stored)];
             if self.member.first(&binds, |_| Ok(()))?.is_some() {
                 continue;
             }
-            if self.lost.is_some() && !self.foreign.contains(&(at, key.bytes())) {
+            if self.lost.is_some() && bucket_stays {
                 let before = self.store.server_version(at, &key)?;
                 if let (Some(keeper), Some(before)) = (&mut self.lost, before) {
                     keeper.keep(&self.store.infos[at], &before, None)?;
                 }
             }
             if self.shadows && self.store.shadow(at, &key)?.is_some() {
+                // What is written to a row that goes can bring it back, except where the user may no longer hold it.
+                if bucket_stays {
+                    self.store.keep_rest(at, &key, 0)?;
+                }
                 self.store.set_shadow(at, &key, None, None)?;
                 self.dirty.insert((at, key.bytes()));
             } else if let Err(error) = self.store.remove(at, &key) {
@@ -409,7 +408,12 @@ impl<'s, 'c> Publish<'s, 'c> {
             if !batch::is_own(self.db, last)? {
                 return answer::forked(self.store);
             }
-            for id in batch::confirmed(self.db, last)? {
+            let confirmed = batch::included(self.db, last)?;
+            for id in &confirmed {
+                self.store.keep_rest_behind(*id, last.number)?;
+            }
+            batch::confirm(self.db, &confirmed)?;
+            for id in confirmed {
                 self.store.settle_batch(id)?;
             }
         }

@@ -179,6 +179,12 @@ impl Walk<'_> {
             }
         }
         let key = Key(change.key.clone()).bytes();
+        for (tag, value) in change.rest.iter_mut().flatten() {
+            let cell = info.position(*tag).and_then(|column| self.cells.get(&(change.table, key.clone(), column)));
+            if let Some((_, now)) = cell.filter(|(before, _)| before == value) {
+                *value = now.clone();
+            }
+        }
         for column in columns {
             let Some(place) = info.tags.get(column).and_then(|tag| change.columns.iter().position(|t| t == tag)) else {
                 continue;

@@ -104,10 +104,16 @@ fn keep(store: &mut Store<'_>, order: &mut Order, transaction: Transaction, user
     let mut changes = Vec::with_capacity(transaction.changed.len());
     let mut touched = Vec::with_capacity(transaction.changed.len());
     let chosen = transaction.changed.iter().any(|c| c.chosen);
+    let mut revived = Vec::new();
     for Changed { at, key, base, change, chosen } in transaction.changed {
-        if store.shadow(at, &key)?.is_none() {
-            let row: Option<Vec<_>> = base.as_ref().map(|r| r.iter().map(Value::as_ref).collect());
-            store.set_shadow(at, &key, row.as_deref(), None)?;
+        match store.shadow(at, &key)? {
+            None => {
+                let row: Option<Vec<_>> = base.as_ref().map(|r| r.iter().map(Value::as_ref).collect());
+                store.set_shadow(at, &key, row.as_deref(), None)?;
+            }
+            // Only changes that wait show the row.
+            Some(shadow) if shadow.row.is_none() && change.kind == ChangeKind::Update => revived.push((at, key.clone())),
+            Some(_) => {}
         }
         // Only a generated column was written: nothing to send, the server's value comes back.
         if !(change.kind == ChangeKind::Update && change.columns.is_empty()) {
@@ -121,6 +127,7 @@ fn keep(store: &mut Store<'_>, order: &mut Order, transaction: Transaction, user
         meta::set_number(db, "last_edit", edited)?;
         let sealed = Sealed { changes, edited, note: transaction.note, priority: transaction.priority };
         kept = batch::keep(db, &store.infos, sealed, user)?;
+        revived.iter().try_for_each(|(at, key)| store.keep_rest(*at, key, 0))?;
     }
     match kept {
         Some(id) => order.place(store, id, transaction.priority, chosen),
@@ -239,5 +246,7 @@ fn difference(store: &Store<'_>, at: usize, key: &Key, old: &MaybeRow, new: &May
         columns: columns.iter().map(|i| info.tags[*i]).collect(),
         old: if kind == ChangeKind::Insert { Vec::new() } else { pick(old) },
         new: if kind == ChangeKind::Delete { Vec::new() } else { pick(new) },
+        rest: None,
+        below: Vec::new(),
     })
 }

@@ -9,7 +9,8 @@ use crate::meta;
 use crate::table::{self, values, Key, TableInfo};
 use std::collections::HashMap;
 use sync_shared::hash::Tag;
-use sync_shared::message::{Change, ChangeKind};
+use sync_shared::limits;
+use sync_shared::message::{Cell, Change, ChangeKind};
 use sync_shared::{row, Value, ValueRef};
 
 /// A row, or that there is none.
@@ -54,7 +55,7 @@ impl<'c> Store<'c> {
             set_shadow: db.prepare("INSERT OR REPLACE INTO main.sync_shadow VALUES (?1, ?2, ?3, ?4)")?,
             drop_shadow: db.prepare("DELETE FROM main.sync_shadow WHERE tbl = ?1 AND key = ?2")?,
             pending: db.prepare(
-                "SELECT c.body FROM main.sync_change c JOIN main.sync_batch b ON b.id = c.batch \
+                "SELECT c.id, c.batch, b.bytes, b.state IN (0, 4), coalesce(b.number, 0), c.body FROM main.sync_change c JOIN main.sync_batch b ON b.id = c.batch \
                  WHERE c.tbl = ?1 AND c.key = ?2 AND b.replay AND b.state IN (0, 1, 4) ORDER BY c.id",
             )?,
             written: None,
@@ -150,9 +151,42 @@ impl<'c> Store<'c> {
     }
 
     /// The changes of unconfirmed batches to one row, in order.
-    fn pending(&mut self, at: usize, key: &Key) -> Result<Vec<Change>> {
+    fn pending(&mut self, at: usize, key: &Key) -> Result<Vec<Pending>> {
         let mut scratch = Vec::new();
-        self.pending.all(&[ValueRef::Integer(self.infos[at].id), key.stored(&mut scratch)], |row| unpack_change(&row.blob(0)))
+        self.pending.all(&[ValueRef::Integer(self.infos[at].id), key.stored(&mut scratch)], |row| {
+            let (id, batch) = (row.integer(0), row.integer(1));
+            let (bytes, waits, number) = (row.integer(2), row.integer(3) != 0, row.integer(4));
+            Ok(Pending { id, batch, bytes, waits, number, change: unpack_change(&row.blob(5))? })
+        })
+    }
+
+    /// Keeps in the updates that wait what else their row has, before the server's version of it goes: they can make it again. Not
+    /// of a row that the server never had; it has this device's batches up to the number `included`.
+    pub fn keep_rest(&mut self, at: usize, key: &Key, included: i64) -> Result<()> {
+        let mut row = self.shadow(at, key)?.and_then(|shadow| shadow.row);
+        let mut only_here = false;
+        for Pending { id, batch, bytes, waits, number, mut change } in self.pending(at, key)? {
+            if row.is_none() {
+                only_here = change.kind == ChangeKind::Insert && waits && !(1..=included).contains(&number);
+            }
+            let known =
+                row.as_ref().filter(|_| !only_here && waits && change.kind == ChangeKind::Update && change.rest.is_none());
+            if let Some(known) = known {
+                let before = pack_change(&change)?.len();
+                change.rest = rest_of(&self.infos[at], known, &change);
+                let body = pack_change(&change)?;
+                let bytes = bytes + (body.len() - before) as i64;
+                // One that is too large to be sent like this stays as it is.
+                if bytes <= limits::BATCH_BYTES as i64 {
+                    let binds = [ValueRef::Integer(id), ValueRef::Blob(&body)];
+                    self.db.run("UPDATE main.sync_change SET body = ?2 WHERE id = ?1", &binds)?;
+                    let binds = [ValueRef::Integer(batch), ValueRef::Integer(bytes)];
+                    self.db.run("UPDATE main.sync_batch SET bytes = ?2 WHERE id = ?1", &binds)?;
+                }
+            }
+            row = replay(&self.infos[at], row, &change);
+        }
+        Ok(())
     }
 
     /// Makes the visible row the server's version plus the pending changes, replayed in order; without any the shadow goes.
@@ -162,8 +196,8 @@ impl<'c> Store<'c> {
         let Some(shadow) = self.shadow(at, key)? else { return Ok(()) };
         let pending = self.pending(at, key)?;
         let mut row = shadow.row.clone();
-        for change in &pending {
-            row = replay(&self.infos[at], row, change);
+        for pending in &pending {
+            row = replay(&self.infos[at], row, &pending.change);
         }
         let error = match self.show(at, key, &row) {
             Ok(()) => None,
@@ -191,6 +225,16 @@ impl<'c> Store<'c> {
         Ok(error.to_string())
     }
 
+    /// The same for the rows of a batch that is about to be confirmed and that the server does not have.
+    pub fn keep_rest_behind(&mut self, batch: i64, included: i64) -> Result<()> {
+        let sql = "SELECT c.tbl, c.key FROM main.sync_change c JOIN main.sync_shadow s ON s.tbl = c.tbl AND s.key = c.key \
+                   WHERE c.batch = ?1 AND s.body IS NULL";
+        for (at, key) in self.keys_of(sql, &[ValueRef::Integer(batch)])? {
+            self.keep_rest(at, &key, included)?;
+        }
+        Ok(())
+    }
+
     /// Settles every row that a batch touches.
     pub fn settle_batch(&mut self, batch: i64) -> Result<()> {
         for (at, key) in self.keys_of("SELECT tbl, key FROM main.sync_change WHERE batch = ?1", &[ValueRef::Integer(batch)])? {
@@ -209,15 +253,40 @@ impl<'c> Store<'c> {
     }
 }
 
+/// One change of an unconfirmed batch.
+struct Pending {
+    id: i64,
+    batch: i64,
+    /// The batch's size.
+    bytes: i64,
+    /// The server has not answered it.
+    waits: bool,
+    /// The batch's; 0 for none.
+    number: i64,
+    change: Change,
+}
+
+/// The columns of a row that an update does not change.
+fn rest_of(info: &TableInfo, row: &[Value], change: &Change) -> Option<Vec<Cell>> {
+    let is_other = |i: usize| !info.keys.contains(&i) && !row[i].is_null() && !change.columns.contains(&info.tags[i]);
+    let others = (0..row.len()).filter(|i| is_other(*i));
+    (change.kind == ChangeKind::Update).then(|| others.map(|i| (info.tags[i], row[i].clone())).collect())
+}
+
 /// One pending change on top of a row.
 fn replay(info: &TableInfo, row: MaybeRow, change: &Change) -> MaybeRow {
-    let mut row = match (change.kind, row) {
-        (ChangeKind::Delete, _) | (ChangeKind::Update, None) => return None,
-        (_, Some(row)) => row,
-        (ChangeKind::Insert, None) => {
+    let mut row = match (change.kind, row, &change.rest) {
+        (ChangeKind::Delete, ..) | (ChangeKind::Update, None, None) => return None,
+        (_, Some(row), _) => row,
+        (_, None, rest) => {
             let mut row = vec![Value::Null; info.tags.len()];
             for (k, value) in info.keys.iter().zip(&change.key) {
                 row[*k] = value.clone();
+            }
+            for (tag, value) in rest.iter().flatten() {
+                if let Some(at) = info.position(*tag) {
+                    row[at] = value.clone();
+                }
             }
             row
         }

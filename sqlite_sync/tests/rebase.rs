@@ -63,13 +63,89 @@ fn a_batch_whose_answer_was_lost_gives_way_to_the_snapshot_that_includes_it() {
 }
 
 #[test]
-fn an_update_waits_for_a_row_that_left() {
-    let device = Device::with(&[row(1, "a")]);
+fn a_row_that_left_stays_whole_while_an_update_of_it_waits() {
+    let device = Device::with(&[row(1, "a"), row(2, "b")]);
+    device.run("UPDATE notes SET rank = 5, body = x'01'");
+    let batches = device.push();
+    device.answer(&batches, Verdict::Accepted);
+    device.apply(&page(&[]).publish().known().confirm(&batches[0]));
     device.run("UPDATE notes SET title = 'x' WHERE id = 'k1'");
-    device.apply(&page(&[]).gone(&[1]).publish().known());
+    device.apply(&page(&[]).gone(&[1, 2]).publish().known());
+    assert_eq!(device.titles(), ["1:x"]);
+    // What is written on top of it is as whole.
+    device.run("UPDATE notes SET rank = 6 WHERE id = 'k1'");
+    let batches = device.push();
+    assert_eq!(kinds(&batches), ["update k1 (title)", "update k1 (rank)"]);
+    let rest: Vec<_> = batches.iter().map(|b| b.changes[0].rest.clone().expect("what the row was").len()).collect();
+    assert_eq!(rest, [0, 1], "the server took rank and body back, and the title is this device's");
+    device.answer(&batches[..1], Verdict::Rejected);
+    assert_eq!(device.text("SELECT title || rank FROM notes"), "a6", "the second without the first");
+    assert_eq!(device.push()[0].changes[0].rest, Some(vec![(sync_shared::hash::tag("title"), Value::Text("a".into()))]));
+    device.apply(&page(&[row(1, "back")]).publish().known());
+    assert_eq!(device.text("SELECT title || rank FROM notes"), "back6");
+    device.answer(&batches[1..], Verdict::Rejected);
+    assert_eq!(device.titles(), ["1:back"]);
+    assert_eq!(device.number("SELECT count(*) FROM sync_shadow"), 0);
+}
+
+#[test]
+fn a_row_of_a_bucket_that_is_lost_goes_whatever_waits() {
+    let device = Device::with(&[row(1, "a")]);
+    device.run("UPDATE notes SET title = 'x'");
+    device.apply(&empty().gone_bucket("notes").publish());
     assert_eq!(device.titles(), [""; 0]);
+    assert_eq!(device.push()[0].changes[0].rest, None);
     device.apply(&page(&[row(1, "back")]).publish().known());
     assert_eq!(device.titles(), ["1:x"]);
+}
+
+#[test]
+fn whole_rows_are_sent_at_once_when_the_server_asks_and_only_once() {
+    let device = Device::with(&[row(1, "a"), row(2, "b")]);
+    device.run("UPDATE notes SET rank = 1");
+    device.run("UPDATE notes SET rank = 2 WHERE id = 'k2'");
+    let batches = device.push();
+    assert!(batches.iter().all(|b| !b.whole && b.changes.iter().all(|c| c.rest.is_none())));
+    let mut answer = reply(&batches, Verdict::Later);
+    answer.results[0].whole = vec![1, 99];
+    device.apply_message(&answer);
+    let again = device.push();
+    assert_eq!(again[0].id, batches[0].id);
+    let title = Some(vec![(sync_shared::hash::tag("title"), Value::Text("b".into()))]);
+    assert_eq!((again[0].whole, &again[0].changes[0].rest, &again[0].changes[1].rest), (true, &None, &title));
+    assert_eq!((again[1].whole, &again[1].changes[0].rest), (false, &title), "made on top of it");
+    device.apply_message(&answer);
+    assert!(device.push_request().is_none(), "nothing to add: later");
+}
+
+#[test]
+fn an_update_made_before_its_predecessor_was_rejected_is_told_what_the_server_had() {
+    let device = Device::with(&[row(1, "a")]);
+    device.run("UPDATE notes SET title = 'bad'");
+    let sent = device.push();
+    device.run("UPDATE notes SET title = 'good'");
+    device.run("UPDATE notes SET title = 'better'");
+    device.answer(&sent, Verdict::Rejected);
+    let batches = device.push();
+    let (change, title) = (&batches[0].changes[0], sync_shared::hash::tag("title"));
+    assert_eq!((&change.old[0], change.below(title)), (&Value::Text("bad".into()), Some(&Value::Text("a".into()))));
+    assert_eq!(batches[1].changes[0].below, [], "what it started from is the server's if the one before is");
+    device.answer(&batches[..1], Verdict::Rejected);
+    assert_eq!(device.push()[0].changes[0].below(title), Some(&Value::Text("a".into())));
+    assert_eq!(device.titles(), ["1:better"]);
+}
+
+#[test]
+fn an_insert_made_before_the_delete_of_its_key_was_rejected_is_told_what_the_server_has() {
+    let device = Device::with(&[row(1, "a")]);
+    device.run("DELETE FROM notes");
+    let sent = device.push();
+    device.run("INSERT INTO notes(id, title) VALUES ('k1', 'new')");
+    device.answer(&sent, Verdict::Rejected);
+    assert_eq!(device.titles(), ["1:new"]);
+    let batches = device.push();
+    assert_eq!(kinds(&batches), ["insert k1 (id, title)"]);
+    assert_eq!(batches[0].changes[0].below(sync_shared::hash::tag("title")), Some(&Value::Text("a".into())));
 }
 
 #[test]

@@ -58,6 +58,38 @@ impl Authors {
     /// Finds the row of `key` in the log. The buckets are those of the row as it is now: an op that moved it there counts as a
     /// change of every column.
     pub fn trace(&self, statements: &mut Statements, target: &mut Target, key: &[Parameter]) -> Result<Trace, super::Refusal> {
+        let from = format!("{} {}", target.table.name, target.where_key(1));
+        self.trace_from(statements, target, key, &from, key)
+    }
+
+    /// The same for a row that is gone, by what its columns were.
+    pub fn trace_of_gone(
+        &self,
+        statements: &mut Statements,
+        target: &mut Target,
+        key: &[Parameter],
+        row: &[(usize, Parameter)],
+    ) -> Result<Trace, super::Refusal> {
+        let values: Vec<Parameter> = row.iter().map(|(_, parameter)| *parameter).collect();
+        let read = || catalog::all_columns(target.table.relation);
+        let (name, columns) = crate::identity::as_owner(self.owner, || pinned(read));
+        let columns = columns.into_iter().map(|(position, name, type_name)| {
+            let place = row.iter().position(|(column, _)| target.table.columns[*column].position as i16 == position);
+            let value = place.map_or("NULL".into(), |place| format!("${}", place + 1));
+            format!("{value}::{type_name} AS {name}")
+        });
+        let from = format!("(SELECT {}) AS {name} WHERE true", columns.collect::<Vec<_>>().join(", "));
+        self.trace_from(statements, target, key, &from, &values)
+    }
+
+    fn trace_from(
+        &self,
+        statements: &mut Statements,
+        target: &mut Target,
+        key: &[Parameter],
+        from: &str,
+        values: &[Parameter],
+    ) -> Result<Trace, super::Refusal> {
         let mut trace =
             Trace { buckets: Vec::new(), entries: Vec::new(), key: row::encode(&self.stored_key(statements, target, key)?) };
         let rules = self.rules.get_or_init(|| crate::identity::as_owner(self.owner, || pinned(catalog::rules)));
@@ -71,7 +103,7 @@ impl Authors {
                 let found = if entry.key.is_empty() && entry.filter.is_none() {
                     Some(Vec::new())
                 } else {
-                    self.bucket_key(statements, target, rule, entry, key)?
+                    self.bucket_key(statements, rule, entry, from, values)?
                 };
                 if let Some(values) = found.filter(|values| !values.iter().any(Value::is_null)) {
                     trace.buckets.push(pgrx::Uuid::from_bytes(bucket_id(&rule.name, &row::encode(&values)).0));
@@ -107,18 +139,18 @@ impl Authors {
     fn bucket_key(
         &self,
         statements: &mut Statements,
-        target: &Target,
         rule: &Rule,
         entry: &catalog::Entry,
-        key: &[Parameter],
+        from: &str,
+        values: &[Parameter],
     ) -> Result<Option<Vec<Value>>, super::Refusal> {
         let list = if entry.key.is_empty() { "1".to_owned() } else { entry.key.join(", ") };
         let filter = entry.filter.as_ref().map_or(String::new(), |filter| format!(" AND ({filter})"));
-        let sql = format!("SELECT {list} FROM {} {}{filter}", target.table.name, target.where_key(1));
+        let sql = format!("SELECT {list} FROM {from}{filter}");
         let types: &[Oid] = if entry.key.is_empty() { &[pgrx::pg_sys::INT4OID] } else { &rule.key_types };
         let mut renderers: Vec<Renderer> = types.iter().map(|&t| Renderer::new(t)).collect();
         let mut columns: Vec<&mut Renderer> = renderers.iter_mut().collect();
-        let answer = as_role(rule.owner, || pinned(|| statements.run(&sql, key, &mut columns)))?;
+        let answer = as_role(rule.owner, || pinned(|| statements.run(&sql, values, &mut columns)))?;
         Ok(answer.row.map(|values| if entry.key.is_empty() { Vec::new() } else { values }))
     }
 
@@ -129,7 +161,15 @@ impl Authors {
 
     /// Who set the column with this bit in `sync.op.changed`, as far as that matters to an edit of `mine_at`.
     pub fn of(&self, trace: &Trace, bit: u8, mine_at: EditTime) -> Author {
-        let mask = 1i64 << bit;
+        self.last(trace, 1i64 << bit, mine_at)
+    }
+
+    /// Who last touched any column, or made or deleted the row.
+    pub fn of_row(&self, trace: &Trace, mine_at: EditTime) -> Author {
+        self.last(trace, -1, mine_at)
+    }
+
+    fn last(&self, trace: &Trace, mask: i64, mine_at: EditTime) -> Author {
         let device = pgrx::Uuid::from_bytes(*self.device.as_bytes());
         let read = || {
             Spi::connect_mut(|c| {

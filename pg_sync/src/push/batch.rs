@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use sync_shared::clock::EditTime;
 use sync_shared::hash::Tag;
 use sync_shared::message::{Batch, Change, ChangeKind, Conflict, TableMode};
-use sync_shared::Value;
+use sync_shared::{limits, Value};
 use uuid::Uuid;
 
 /// What an update locks a row with before it looks at it.
@@ -25,6 +25,8 @@ pub struct Context<'a> {
     /// When the batch was made, with the clock's skew bounded.
     pub edited: EditTime,
     pub origin: Origin<'a>,
+    /// Updates whose rows are gone, and that do not say what they were.
+    pub missing: &'a mut Vec<u32>,
 }
 
 /// Who sends.
@@ -37,7 +39,9 @@ pub struct Origin<'a> {
 /// A column to be set: its position, what the device had, what it has now.
 pub struct Wish<'a> {
     pub column: usize,
+    /// NULL where nothing is known.
     pub base: &'a Value,
+    pub known: bool,
     pub mine: &'a Value,
 }
 
@@ -45,7 +49,7 @@ pub struct Wish<'a> {
 pub fn apply(context: &mut Context<'_>, batch: &Batch) -> Result<Vec<Conflict>, Refusal> {
     let mut statements = Statements::connect();
     let mut conflicts = Vec::new();
-    let Context { targets, authors, owner, edited, origin } = context;
+    let Context { targets, authors, owner, edited, origin, missing } = context;
     for (position, change) in batch.changes.iter().enumerate() {
         pgrx::check_for_interrupts!();
         witness::set_change(Some(position));
@@ -63,8 +67,10 @@ pub fn apply(context: &mut Context<'_>, batch: &Batch) -> Result<Vec<Conflict>, 
             target,
             batch,
             change,
+            position: position as u32,
             conflicts: &mut conflicts,
             origin: *origin,
+            missing,
         };
         let name = |refusal: Refusal| if refusal.subject.is_empty() { Refusal { subject, ..refusal } } else { refusal };
         row.apply().map_err(name)?;
@@ -73,7 +79,11 @@ pub fn apply(context: &mut Context<'_>, batch: &Batch) -> Result<Vec<Conflict>, 
     set_place(None);
     witness::set_change(None);
     statements.finish();
-    Ok(conflicts)
+    if missing.is_empty() {
+        Ok(conflicts)
+    } else {
+        Err(Refusal::asks_for(missing))
+    }
 }
 
 /// One change on its way into one row.
@@ -85,8 +95,11 @@ pub struct Row<'r> {
     pub target: &'r mut Target,
     pub batch: &'r Batch,
     pub change: &'r Change,
+    /// The change's place in the batch.
+    pub position: u32,
     pub conflicts: &'r mut Vec<Conflict>,
     pub origin: Origin<'r>,
+    pub missing: &'r mut Vec<u32>,
 }
 
 impl<'r> Row<'r> {
@@ -97,7 +110,8 @@ impl<'r> Row<'r> {
             ChangeKind::Update => change.old.len() == n && change.new.len() == n,
             ChangeKind::Delete => change.old.len() == n && change.new.is_empty(),
         };
-        if !shape {
+        let aside = change.below.len().max(change.rest.as_ref().map_or(0, Vec::len));
+        if !shape || aside > limits::COLUMNS {
             return Err(self.malformed("its values do not match its columns"));
         }
         self.target.allows(change.kind)?;
@@ -128,7 +142,9 @@ impl<'r> Row<'r> {
                 return Err(self.malformed("a column is named twice"));
             }
             if !self.target.table.columns[column].generated {
-                wishes.push(Wish { column, base: change.old.get(i).unwrap_or(&Value::Null), mine: &change.new[i] });
+                let below = change.below(tag).filter(|_| change.old.is_empty() || !self.target.differs(column));
+                let base = below.or(change.old.get(i));
+                wishes.push(Wish { column, base: base.unwrap_or(&Value::Null), known: base.is_some(), mine: &change.new[i] });
             }
         }
         Ok(wishes)
@@ -167,15 +183,17 @@ impl<'r> Row<'r> {
             columns.push(wish.column);
             parameters.push(self.target.read(self.statements, wish.column, wish.mine)?);
         }
+        let leased = self.target.sequence.as_ref().is_some_and(|s| s.always) && self.is_leased();
+        self.insert_row(&columns, &parameters, leased)
+    }
+
+    /// `leased`: the key is the sequence's own.
+    pub fn insert_row(&mut self, columns: &[usize], parameters: &[Parameter], leased: bool) -> Result<(), Refusal> {
         let places: Vec<String> = (1..=columns.len()).map(|i| format!("${i}")).collect();
-        let (table, names) = (&self.target.table.name, self.target.names(&columns));
-        let overriding = if self.is_leased() && self.target.sequence.as_ref().is_some_and(|s| s.always) {
-            " OVERRIDING SYSTEM VALUE"
-        } else {
-            ""
-        };
+        let (table, names) = (&self.target.table.name, self.target.names(columns));
+        let overriding = if leased { " OVERRIDING SYSTEM VALUE" } else { "" };
         let sql = format!("INSERT INTO {table} ({names}){overriding} VALUES ({})", places.join(", "));
-        match self.statements.run(&sql, &parameters, &mut [])?.count {
+        match self.statements.run(&sql, parameters, &mut [])?.count {
             0 => Err(self.denied("insert")),
             _ => Ok(()),
         }
@@ -193,7 +211,9 @@ impl<'r> Row<'r> {
             }
             return Ok(true);
         }
-        if self.target.sequence.is_none() || self.is_leased() {
+        // The row that the device could not delete.
+        let is_known = wishes.iter().zip(current).all(|(wish, theirs)| wish.known && wish.base == theirs);
+        if self.target.sequence.is_none() || (is_known && !wishes.is_empty()) || self.is_leased() {
             return Ok(true);
         }
         let column = self.target.table.key[0];
@@ -221,6 +241,6 @@ impl<'r> Row<'r> {
         if self.exists(&key)? {
             return Err(self.denied("change"));
         }
-        self.update_of_nothing(&wishes)
+        self.update_of_nothing(&key, &wishes)
     }
 }

@@ -6,7 +6,9 @@ use super::conflict;
 use super::policy::DeletePolicy;
 use super::refusal::Refusal;
 use super::statements::Parameter;
-use sync_shared::message::Conflict;
+use crate::catalog;
+use crate::render::pinned;
+use sync_shared::message::{Cell, Conflict};
 use sync_shared::Value;
 
 /// How often a delete looks again at a row that others change at the same time.
@@ -120,28 +122,86 @@ impl Row<'_> {
         }
     }
 
-    /// The device changed a row that is gone. It sent the columns that it changed and no others, so the row cannot be put back.
-    pub fn update_of_nothing(self, wishes: &[Wish<'_>]) -> Result<(), Refusal> {
-        let policy = self.target.policies.deletes;
-        let reason = format!("the device changed, at {}, a row that was deleted on the server", conflict::time(self.edited));
-        let conflict = Conflict {
-            base: conflict::version(self.target, wishes.iter().map(|w| (w.column, w.base))),
-            mine: conflict::version(self.target, wishes.iter().map(|w| (w.column, w.mine))),
-            ..conflict::of_row(self.change, policy.name(), format!("{reason}; {}", policy.name()))
-        };
-        match policy {
-            DeletePolicy::DeleteWins => {
+    /// The device changed a row that is gone.
+    pub fn update_of_nothing(mut self, key: &[Parameter], wishes: &[Wish<'_>]) -> Result<(), Refusal> {
+        let change = self.change;
+        match (self.target.policies.deletes, &change.rest) {
+            (DeletePolicy::DeleteWins, _) => {
+                let conflict = self.about_nothing(wishes, &[], DeletePolicy::DeleteWins.name());
                 self.conflicts.push(conflict);
                 Ok(())
             }
-            DeletePolicy::Reject => Err(self.rejected(conflict)),
-            DeletePolicy::KeepUpdate | DeletePolicy::LastWriter => {
+            (DeletePolicy::Reject, _) => Err(self.rejected(self.about_nothing(wishes, &[], DeletePolicy::Reject.name()))),
+            (_, Some(rest)) => self.put_back(key, wishes, rest),
+            (_, None) if !self.batch.whole => {
+                self.missing.push(self.position);
+                Ok(())
+            }
+            (policy, None) => {
                 let message = format!(
-                    "table {}: the row was deleted on the server, and a device sends only what it changed, so the row cannot be put back: insert it again if it is still wanted",
+                    "table {}: the row was deleted on the server, and the device does not know all of it any longer, so it cannot be put back: insert it again if it is still wanted",
                     self.target.table.name
                 );
+                let conflict = self.about_nothing(wishes, &[], policy.name());
                 Err(Refusal { conflicts: vec![conflict], ..Refusal::new("02000", message, "") })
             }
         }
+    }
+
+    /// What is recorded of an update of a row that is gone; `rest` are columns that it does not change.
+    fn about_nothing(&self, wishes: &[Wish<'_>], rest: &[(usize, &Value)], what: &str) -> Conflict {
+        let rest = || rest.iter().copied();
+        let reason = format!("the device changed, at {}, a row that was deleted on the server", conflict::time(self.edited));
+        Conflict {
+            base: conflict::version(self.target, wishes.iter().map(|w| (w.column, w.base)).chain(rest())),
+            mine: conflict::version(self.target, wishes.iter().map(|w| (w.column, w.mine)).chain(rest())),
+            ..conflict::of_row(self.change, self.target.policies.deletes.name(), format!("{reason}; {what}"))
+        }
+    }
+
+    /// Makes the row again, as the end user, with what the device changed in it; with last_writer unless the delete is later.
+    fn put_back(&mut self, key: &[Parameter], wishes: &[Wish<'_>], rest: &[Cell]) -> Result<(), Refusal> {
+        let mut row: Vec<(usize, Parameter)> = self.target.table.key.iter().copied().zip(key.iter().copied()).collect();
+        for wish in wishes {
+            row.push((wish.column, self.target.read(self.statements, wish.column, wish.mine)?));
+        }
+        let mut kept = Vec::with_capacity(rest.len());
+        for (tag, value) in rest {
+            // A column that is gone is not put back.
+            let Ok(column) = self.target.position(*tag) else { continue };
+            if !row.iter().any(|(known, _)| *known == column) {
+                row.push((column, self.target.read(self.statements, column, value)?));
+                kept.push((column, value));
+            }
+        }
+        if self.target.policies.deletes == DeletePolicy::LastWriter {
+            let trace = self.authors.trace_of_gone(self.statements, self.target, key, &row)?;
+            let author = self.authors.of_row(&trace, self.edited);
+            if !conflict::later(author, self.edited) {
+                let what = format!(
+                    "the delete of {} is not earlier, so it stays deleted",
+                    conflict::time(author.at().unwrap_or_default())
+                );
+                let conflict = self.about_nothing(wishes, &kept, &what);
+                self.conflicts.push(conflict);
+                return Ok(());
+            }
+        }
+        let writable = self.target.columns_for(self.owner, "INSERT");
+        row.retain(|(column, _)| self.target.table.key.contains(column) || writable.contains(column));
+        let (columns, parameters): (Vec<_>, Vec<_>) = row.into_iter().unzip();
+        let given = self.was_given();
+        self.insert_row(&columns, &parameters, given)?;
+        let policy = self.target.policies.deletes.name();
+        let conflict = self.about_nothing(wishes, &kept, &format!("{policy}, so it was put back"));
+        self.conflicts.push(Conflict { result: conflict.mine.clone(), ..conflict });
+        Ok(())
+    }
+
+    /// Whether the row's key can only have come from the table's sequence, and did.
+    fn was_given(&self) -> bool {
+        let Some(sequence) = self.target.sequence.as_ref().filter(|s| s.always) else { return false };
+        let [Value::Integer(key)] = self.change.key[..] else { return false };
+        crate::identity::as_owner(self.owner, || pinned(|| catalog::has_given(sequence, key)))
     }
 }

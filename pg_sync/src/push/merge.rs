@@ -9,7 +9,7 @@ use super::statements::Parameter;
 use super::subtransaction::set_column;
 use crate::capture::definition::changed_bit;
 use crate::expr::quote;
-use sync_shared::message::{ChangeKind, Conflict, TableMode};
+use sync_shared::message::{Conflict, TableMode};
 use sync_shared::Value;
 
 /// A column that the device wants to be something else than it is.
@@ -72,7 +72,7 @@ impl Row<'_> {
         if *wish.mine == theirs && !counts {
             return Ok(None);
         }
-        if self.change.kind == ChangeKind::Update && *wish.base == theirs {
+        if wish.known && *wish.base == theirs {
             return Ok(Some(Weighed { wish, theirs, mine, clash: None }));
         }
         // The same, written in another way.

@@ -241,16 +241,13 @@ impl Push {
         (self.device, (state.0, state.1, self.last, results))
     }
 
-    /// The batch as it would be without those of this push that were rejected. What a policy takes the difference from stays:
-    /// the rejected change is not part of it.
+    /// The batch as it would be without those of this push that were rejected.
     fn rebase<'b>(&self, batch: &'b Batch) -> Cow<'b, Batch> {
         let mut rebased = Cow::Borrowed(batch);
         for (i, change) in batch.changes.iter().enumerate() {
-            let Some(mut change) = self.undone.rebase(change) else { continue };
-            if let Some(target) = self.targets.get(&change.table) {
-                target.keep_differences(&batch.changes[i], &mut change);
+            if let Some(change) = self.undone.rebase(change) {
+                rebased.to_mut().changes[i] = change;
             }
-            rebased.to_mut().changes[i] = change;
         }
         rebased
     }
@@ -306,8 +303,9 @@ impl Push {
     ) -> Result<(Vec<sync_shared::message::Conflict>, bool), Refusal> {
         let Push { writer, owner, authors, targets, device, .. } = self;
         let origin = batch::Origin { user: &device.user, device: device.id };
-        subtransaction::run(|| {
-            let mut context = batch::Context { targets, authors, owner: *owner, edited, origin };
+        let mut missing = Vec::new();
+        let taken = subtransaction::run(|| {
+            let mut context = batch::Context { targets, authors, owner: *owner, edited, origin, missing: &mut missing };
             let _edited = Edited::begin(edited);
             let _note = note::Scope::begin(device.id, batch.id.number, note.clone());
             let conflicts = role::as_writer(*writer, || {
@@ -318,7 +316,9 @@ impl Push {
                 conflicts
             })?;
             Ok((conflicts, pinned(|| modes.restore())))
-        })
+        });
+        // Without its missing rows a batch may fail in other ways.
+        taken.map_err(|refusal| if missing.is_empty() || refusal.passing { refusal } else { Refusal::asks_for(&missing) })
     }
 }
 

@@ -14,6 +14,8 @@ pub struct Refusal {
     pub passing: bool,
     /// Conflicts that are the reason.
     pub conflicts: Vec<Conflict>,
+    /// Positions of updates whose rows are to be sent whole.
+    pub whole: Box<[u32]>,
 }
 
 /// A policy rejects what conflicts.
@@ -25,6 +27,13 @@ impl Refusal {
     /// A refusal of our own.
     pub fn new(code: &str, message: impl Into<String>, subject: impl Into<String>) -> Self {
         Refusal { code: code.into(), message: message.into(), subject: subject.into(), ..Refusal::default() }
+    }
+
+    /// Rows that the batch changes are gone, and can be put back if the device sends them whole.
+    pub fn asks_for(whole: &[u32]) -> Self {
+        let message =
+            "rows of this batch were deleted on the server: it is sent again with the whole rows, so that they can be put back";
+        Refusal { passing: true, whole: whole.into(), ..Refusal::new("02000", message, "") }
     }
 }
 

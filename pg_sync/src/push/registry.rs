@@ -106,6 +106,7 @@ pub fn known(request: &PushRequest) -> HashMap<[u8; 16], Known> {
                     message: row.get(5)?.unwrap_or_default(),
                     subject: row.get(6)?.unwrap_or_default(),
                     conflicts: Vec::new(),
+                    whole: Vec::new(),
                 },
             };
             known.insert(*random.as_bytes(), Known { user: row.get(2)?.unwrap_or_default(), result });
@@ -235,6 +236,6 @@ pub fn check(request: &PushRequest) {
 
 /// A batch's answer.
 pub fn result(id: BatchId, verdict: Verdict, refusal: Refusal) -> BatchResult {
-    let Refusal { code, message, subject, conflicts, .. } = refusal;
-    BatchResult { id, verdict, code, message, subject, conflicts }
+    let Refusal { code, message, subject, conflicts, whole, .. } = refusal;
+    BatchResult { id, verdict, code, message, subject, conflicts, whole: whole.into_vec() }
 }

@@ -75,7 +75,7 @@ fn lock(device: Uuid, number: i64) -> Kept {
             role: row.get(2)?.unwrap_or(Oid::INVALID),
             role_name: row.get(3)?,
             claims: row.get::<&str>(4)?.and_then(|text| serde_json::from_str(text).ok()),
-            batch: Batch { id: BatchId { number, ..batch.id }, ..batch },
+            batch: Batch { id: BatchId { number, ..batch.id }, whole: true, ..batch },
         }))
     });
     spi("reading a rejected batch", read)

@@ -17,7 +17,7 @@ use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
 use std::collections::HashMap;
 use sync_shared::hash::Tag;
-use sync_shared::message::{Change, ChangeKind, PushRequest, TableMode};
+use sync_shared::message::{ChangeKind, PushRequest, TableMode};
 use sync_shared::Value;
 
 /// One table.
@@ -173,16 +173,9 @@ impl Target {
         Ok(statements.run(&sql, key, &mut renderers)?.row)
     }
 
-    /// Takes over what an update started from, for columns whose policy looks at the difference.
-    pub fn keep_differences(&self, sent: &Change, rebased: &mut Change) {
-        for (i, tag) in sent.columns.iter().enumerate().filter(|_| sent.kind == ChangeKind::Update) {
-            let column = self.table.columns.iter().find(|c| c.tag == *tag);
-            let policy = column.and_then(|c| self.policies.of_column(c.position as i16));
-            if let Some((old, sent)) = rebased.old.get_mut(i).zip(sent.old.get(i)).filter(|_| policy.is_some_and(|p| p.differs()))
-            {
-                old.clone_from(sent);
-            }
-        }
+    /// Whether a column's policy takes the difference that a device made.
+    pub fn differs(&self, column: usize) -> bool {
+        self.policies.of_column(self.table.columns[column].position as i16).is_some_and(|policy| policy.differs())
     }
 
     /// Columns that are not generated and that the role may use in all these ways: `SELECT, INSERT`.

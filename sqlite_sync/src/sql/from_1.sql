@@ -23,6 +23,8 @@ ALTER TABLE main.sync_batch ADD COLUMN former INTEGER;
 
 ALTER TABLE main.sync_batch ADD COLUMN keyless INTEGER NOT NULL DEFAULT 0;
 
+ALTER TABLE main.sync_batch ADD COLUMN whole INTEGER NOT NULL DEFAULT 0;
+
 ALTER TABLE main.sync_change ADD COLUMN chosen INTEGER NOT NULL DEFAULT 0;
 
 ALTER TABLE main.sync_conflicts ADD COLUMN policy TEXT NOT NULL DEFAULT '';

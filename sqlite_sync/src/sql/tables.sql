@@ -47,11 +47,13 @@ CREATE TABLE sync_marker(id INTEGER PRIMARY KEY, seq INTEGER, note TEXT, priorit
 
 -- Local transactions. state: 0 waiting, 1 answered, 2 confirmed, 3 rejected, 4 held. replay: still shown on top of the server's rows.
 -- place: its priority, or that of a more urgent one that depends on it. former: the number it had under another device id.
--- keyless: waits for a number of the server's, 1 for a row of its own, 2 for one that it depends on.
+-- keyless: waits for a number of the server's, 1 for a row of its own, 2 for one that it depends on. whole: the server asked for whole
+-- rows, and its updates say what is known of them.
 CREATE TABLE sync_batch(id INTEGER PRIMARY KEY, number INTEGER, random BLOB NOT NULL, edited INTEGER NOT NULL, user TEXT NOT NULL,
   state INTEGER NOT NULL DEFAULT 0, replay INTEGER NOT NULL DEFAULT 1, bytes INTEGER NOT NULL, verdict TEXT, code TEXT, message TEXT,
   subject TEXT, at INTEGER, json TEXT, note TEXT NOT NULL DEFAULT '', priority INTEGER NOT NULL DEFAULT 0,
-  place INTEGER NOT NULL DEFAULT 0, former INTEGER, keyless INTEGER NOT NULL DEFAULT 0);
+  place INTEGER NOT NULL DEFAULT 0, former INTEGER, keyless INTEGER NOT NULL DEFAULT 0,
+  whole INTEGER NOT NULL DEFAULT 0);
 
 CREATE INDEX sync_batch_state ON sync_batch(state, id);
 

@@ -407,6 +407,7 @@ pub fn reply(batches: &[Batch], verdict: Verdict) -> PushReply {
         message: if verdict == Verdict::Accepted { String::new() } else { "a reason".into() },
         subject: String::new(),
         conflicts: vec![],
+        whole: vec![],
     };
     PushReply {
         state: PushState::Taken,

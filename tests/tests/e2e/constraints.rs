@@ -194,7 +194,8 @@ fn what_a_foreign_key_does_to_other_rows_reaches_the_device_that_caused_it() {
     all.check();
     assert_eq!(all.server_rows("SELECT count(*) FROM child"), [["10"]]);
     assert_eq!(all.ann.rows("SELECT parent, name FROM guest WHERE id = 2"), [["∅", "edited"]]);
-    assert_eq!(refused(&all.bob), [["02000", "child"]]);
+    // It cannot be put back without its parent.
+    assert_eq!(refused(&all.bob), [["23503", "child_parent_fkey"]]);
 }
 
 #[test]

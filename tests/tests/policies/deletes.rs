@@ -1,11 +1,12 @@
 //! One side deletes what the other changes: a declared choice, and always recorded.
 
 use super::pair::Pair;
-use crate::phone::{delete, int, now, text, update, Phone, SECOND};
+use crate::phone::{delete, insert, int, now, text, update, Phone, SECOND};
 use postgres::Client;
-use sync_shared::message::Verdict;
+use sync_shared::hash::tag;
+use sync_shared::message::{Batch, Change, Verdict};
 use sync_tests::compare::{server_rows, server_value};
-use sync_tests::{Cluster, Database};
+use sync_tests::{Cluster, Database, User};
 
 fn notes(policy: &str) -> (Database<'static>, Client) {
     let db = Cluster::shared().database();
@@ -18,7 +19,7 @@ fn notes(policy: &str) -> (Database<'static>, Client) {
     (db, server)
 }
 
-fn gone() -> sync_shared::message::Change {
+fn gone() -> Change {
     delete("note", 1, &[("id", int(1)), ("title", text("title")), ("body", text("body"))])
 }
 
@@ -73,14 +74,53 @@ fn a_delete_that_meets_no_change_needs_no_policy() {
     }
 }
 
+/// An update of the title; the device knows the rest of the row, or not.
+fn rename(rest: Option<&str>) -> Change {
+    let change = update("note", 1, &[("title", text("title"), text("mine"))]);
+    Change { rest: rest.map(|body| vec![(tag("body"), text(body))]), ..change }
+}
+
 #[test]
-fn an_update_of_a_row_that_is_gone_is_rejected_and_recorded_or_lost_as_declared() {
-    for (policy, code) in
-        [("", "02000"), ("keep_update", "02000"), ("last_writer", "02000"), ("reject", "SY010"), ("delete_wins", "00000")]
-    {
+fn rows_that_are_gone_are_asked_for_whole_before_they_are_put_back() {
+    let (db, mut server) = notes("");
+    db.run(
+        "CREATE TABLE line (note int REFERENCES note, id int PRIMARY KEY); SELECT sync.add_table('all', 'line');
+         INSERT INTO note SELECT i, 'title', 'body' FROM generate_series(2, 4) i; DELETE FROM note WHERE id IN (1, 3)",
+    );
+    let mut phone = Phone::new("ann");
+    let of = |id: i64, rest: bool| {
+        let key = vec![int(id)];
+        Change { key, ..rename(rest.then_some("body")) }
+    };
+    // The line needs the row: no reason to reject the batch before the row is there.
+    let line = insert("line", 1, &[("note", int(3)), ("id", int(1))]);
+    let batch = phone.batch(vec![of(1, false), of(2, false), of(3, false), line.clone()]);
+    let mut asked = phone.push(&mut server, vec![batch.clone()]).results;
+    let asked = asked.remove(0);
+    assert_eq!((asked.verdict, asked.whole), (Verdict::Later, vec![0, 2]), "{}", asked.message);
+    assert_eq!(server_value(&mut server, "SELECT count(*) FROM note WHERE title = 'mine'"), "0", "all or nothing");
+    let changes = vec![of(1, true), of(2, false), of(3, true), line];
+    let result = phone.push(&mut server, vec![Batch { changes, whole: true, ..batch }]).results.remove(0);
+    assert_eq!((result.verdict, result.conflicts.len()), (Verdict::Merged, 2), "{result:?}");
+    assert!(result.conflicts[0].reason.ends_with("keep_update, so it was put back"), "{result:?}");
+    assert_eq!(
+        server_rows(&mut server, "SELECT id, title, body FROM note ORDER BY id"),
+        [["1", "mine", "body"], ["2", "mine", "body"], ["3", "mine", "body"], ["4", "title", "body"]]
+    );
+    assert_eq!(
+        server_rows(&mut server, "SELECT base, theirs, mine, result = mine FROM sync.conflict LIMIT 1"),
+        [[r#"{"body": "body", "title": "title"}"#, "null", r#"{"body": "body", "title": "mine"}"#, "t"]]
+    );
+}
+
+#[test]
+fn a_device_that_does_not_know_the_row_is_asked_once() {
+    for (policy, code) in [("", "02000"), ("last_writer", "02000"), ("reject", "SY010"), ("delete_wins", "00000")] {
         let (db, mut server) = notes(policy);
         db.run("DELETE FROM note");
-        let result = Phone::new("ann").one(&mut server, update("note", 1, &[("title", text("title"), text("mine"))]));
+        let mut phone = Phone::new("ann");
+        let batch = phone.batch(vec![rename(None)]);
+        let result = phone.push(&mut server, vec![Batch { whole: true, ..batch }]).results.remove(0);
         assert_eq!(result.code, code, "{policy}: {result:?}");
         if code == "02000" {
             assert!(result.message.contains("deleted on the server") && result.message.contains("insert it again"), "{result:?}");
@@ -90,6 +130,64 @@ fn an_update_of_a_row_that_is_gone_is_rejected_and_recorded_or_lost_as_declared(
             server_rows(&mut server, "SELECT policy, base->>'title', theirs, mine->>'title' FROM sync.conflict"),
             [[policy, "title", "null", "mine"]]
         );
+        assert_eq!(server_value(&mut server, "SELECT count(*) FROM note"), "0");
+    }
+}
+
+#[test]
+fn with_last_writer_an_update_that_is_later_than_the_delete_puts_the_row_back() {
+    for global in [true, false] {
+        for later in [true, false] {
+            let (db, mut server) = notes("last_writer");
+            if !global {
+                // The key's column does not travel, and a bucket goes by what the row was.
+                db.run(
+                    "SELECT sync.drop_bucket('all'); ALTER TABLE note ADD secret text DEFAULT 'x';
+                     SELECT sync.create_bucket('some', members => 'SELECT ''body''::text');
+                     SELECT sync.add_table('some', 'note', key => 'body', filter => 'note.secret IS DISTINCT FROM title',
+                         columns => '{id,title,body}')",
+                );
+            }
+            db.run("DELETE FROM note");
+            let mut phone = Phone::new("ann");
+            phone.clock = Some(if later { now() + 60 * SECOND } else { now() - 60 * SECOND });
+            let result = phone.one(&mut server, rename(Some("body")));
+            assert_eq!(result.verdict, Verdict::Merged, "{result:?}");
+            assert_eq!(server_value(&mut server, "SELECT count(*) FROM note") == "1", later, "{global}: {result:?}");
+            let words = if later { "so it was put back" } else { "so it stays deleted" };
+            assert!(result.conflicts[0].reason.ends_with(words), "{result:?}");
+            assert_eq!(result.conflicts[0].result.is_null(), !later);
+        }
+    }
+}
+
+#[test]
+fn a_row_is_put_back_with_the_rights_of_the_user() {
+    let db = Cluster::shared().database();
+    let (reader, writer) = (format!("{}_reader", db.name()), format!("{}_writer", db.name()));
+    db.run(&format!(
+        "CREATE ROLE \"{reader}\"; CREATE ROLE \"{writer}\";
+         CREATE TABLE note (id int PRIMARY KEY GENERATED ALWAYS AS IDENTITY, title text, body text DEFAULT 'default');
+         INSERT INTO note (title) SELECT 'title' FROM generate_series(1, 3); DELETE FROM note WHERE id = 1;
+         GRANT SELECT, UPDATE ON note TO \"{reader}\"; GRANT SELECT, UPDATE, INSERT (id, title) ON note TO \"{writer}\";
+         SELECT sync.create_bucket('all')"
+    ));
+    db.run("SELECT sync.add_table('all', 'note')");
+    let mut server = db.connect();
+    let result = Phone::of(User::with_role("ann", &reader)).one(&mut server, rename(Some("body")));
+    assert_eq!((result.verdict, result.code.as_str()), (Verdict::Rejected, "42501"), "{result:?}");
+    let mut phone = Phone::of(User::with_role("ben", &writer));
+    // A number that the sequence has not given is not taken from it.
+    let other = Change { key: vec![int(9)], ..rename(Some("body")) };
+    assert_eq!(phone.one(&mut server, other).code, "428C9");
+    assert_eq!(phone.one(&mut server, rename(Some("body"))).verdict, Verdict::Merged);
+    // What the user may not set has its default.
+    assert_eq!(server_rows(&mut server, "SELECT title, body FROM note WHERE id = 1"), [["mine", "default"]]);
+    // A row that the user may not see is not gone, and nothing is asked or told about it.
+    db.run("ALTER TABLE note ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON note USING (id <> 1) WITH CHECK (true)");
+    for change in [rename(None), rename(Some("body"))] {
+        let result = phone.one(&mut server, change);
+        assert_eq!((result.code.as_str(), result.whole.len()), ("42501", 0), "{result:?}");
     }
 }
 
@@ -106,14 +204,50 @@ fn one_device_deletes_what_the_other_changes() {
         assert_eq!(pair.recorded(), [[policy, "∅"]]);
         assert_eq!(pair.bob.value("SELECT count(*) FROM sync_rejected"), if policy == "reject" { "1" } else { "0" });
     }
-    for (policy, rejected) in [("keep_update", "1"), ("delete_wins", "0")] {
-        let mut pair = Pair::new(&format!(
-            "CREATE TABLE note (id int PRIMARY KEY, title text); INSERT INTO note VALUES (1, 'title');
-             SELECT sync.set_delete_policy('note', '{policy}')"
-        ));
-        // Bob's update meets Ann's delete.
-        pair.write("DELETE FROM note", "UPDATE note SET title = 'bob'");
-        assert_eq!(pair.bob.value("SELECT count(*) FROM sync_rejected"), rejected, "{policy}");
-        assert_eq!(pair.recorded(), [[policy, "∅"]]);
+}
+
+#[test]
+fn one_device_changes_what_the_other_deletes() {
+    let all = [("keep_update", "1", "0"), ("delete_wins", "0", "0"), ("last_writer", "1", "0"), ("reject", "0", "1")];
+    for (policy, left, rejected) in all {
+        // Bob sends first, or learns first that the row is gone.
+        for learns in [false, true] {
+            let mut pair = Pair::new(&format!(
+                "CREATE TABLE note (id int PRIMARY KEY, title text, body text); INSERT INTO note VALUES (1, 'title', 'body');
+                 SELECT sync.set_delete_policy('note', '{policy}')"
+            ));
+            pair.ann.run("DELETE FROM note");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+            pair.bob.run("UPDATE note SET title = 'bob'");
+            pair.ann.sync(&mut pair.server);
+            if learns {
+                pair.bob.pull(&mut pair.server);
+                assert_eq!(pair.bob.rows("SELECT title, body FROM note"), [["bob", "body"]], "his own write keeps it whole");
+            }
+            pair.sync();
+            pair.check("*");
+            assert_eq!(pair.rows("SELECT count(*) FROM note WHERE title = 'bob' AND body = 'body'"), [[left]], "{policy}");
+            assert_eq!(pair.bob.value("SELECT count(*) FROM sync_rejected"), rejected, "{policy}");
+            assert_eq!(pair.recorded(), [[policy, "∅"]]);
+        }
     }
+}
+
+#[test]
+fn two_devices_that_change_a_deleted_row_make_one_again() {
+    let mut pair = Pair::new(
+        "CREATE TABLE note (id int PRIMARY KEY, title text, body text, rank int); INSERT INTO note VALUES (1, 'title', 'body', 1)",
+    );
+    pair.ann.run("UPDATE note SET title = 'ann'");
+    pair.ann.run("UPDATE note SET rank = rank + 1");
+    pair.bob.run("UPDATE note SET body = 'bob'");
+    pair.rows("DELETE FROM note RETURNING id");
+    pair.bob.pull(&mut pair.server);
+    // On top of what only his own write shows.
+    pair.bob.run("UPDATE note SET body = body || '!'");
+    pair.sync();
+    pair.check("*");
+    assert_eq!(pair.rows("SELECT title, body, rank FROM note"), [["ann", "bob!", "2"]]);
+    assert_eq!(pair.recorded(), [["keep_update", "∅"]], "Bob meets a row that is there");
+    assert_eq!(pair.bob.value("SELECT count(*) FROM sync_rejected"), "0");
 }

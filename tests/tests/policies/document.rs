@@ -78,5 +78,5 @@ fn every_example_in_the_document_gives_what_it_says() {
             }
         }
     }
-    assert_eq!(examples, 13);
+    assert_eq!(examples, 15);
 }

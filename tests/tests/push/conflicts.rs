@@ -223,7 +223,8 @@ fn a_delete_goes_through_unless_the_row_was_changed() {
     // Already gone.
     phone.accepted(&mut server, delete("theirs"));
     assert_eq!(server_value(&mut server, "SELECT count(*) FROM note"), "0");
-    assert_eq!(phone.one(&mut server, title("theirs", "x")).code, "02000");
+    let gone = phone.one(&mut server, title("theirs", "x"));
+    assert_eq!((gone.verdict, gone.whole), (Verdict::Later, vec![0]), "it is asked for whole");
 }
 
 #[test]

@@ -38,7 +38,8 @@ fn a_batch_sent_again_is_answered_and_not_applied() {
     let (db, mut server) = items();
     let mut phone = Phone::new("ann");
     let bad = update("item", 9, &[("body", text("old"), text("new"))]);
-    let batches = vec![phone.batch(vec![new_item(1)]), phone.batch(vec![bad]), phone.batch(vec![new_item(2)])];
+    let mut batches = vec![phone.batch(vec![new_item(1)]), phone.batch(vec![bad]), phone.batch(vec![new_item(2)])];
+    batches[1].whole = true;
     let first = phone.push(&mut server, batches.clone());
     assert_eq!(short(&first.results), ["accepted", "rejected 02000", "accepted"]);
     assert_eq!(first.last, Some(batches[2].id));

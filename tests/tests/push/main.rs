@@ -9,3 +9,4 @@ mod phone;
 mod records;
 mod refusals;
 mod rights;
+mod undone;

@@ -33,6 +33,8 @@ pub fn insert(table: &str, id: i64, columns: &[(&str, Value)]) -> Change {
         columns: columns.iter().map(|(name, _)| tag(name)).collect(),
         old: vec![],
         new: columns.iter().map(|(_, value)| value.clone()).collect(),
+        rest: None,
+        below: vec![],
     }
 }
 
@@ -44,6 +46,8 @@ pub fn update(table: &str, id: i64, columns: &[(&str, Value, Value)]) -> Change 
         columns: columns.iter().map(|(name, ..)| tag(name)).collect(),
         old: columns.iter().map(|(_, old, _)| old.clone()).collect(),
         new: columns.iter().map(|(.., new)| new.clone()).collect(),
+        rest: None,
+        below: vec![],
     }
 }
 
@@ -55,6 +59,8 @@ pub fn delete(table: &str, id: i64, columns: &[(&str, Value)]) -> Change {
         columns: columns.iter().map(|(name, _)| tag(name)).collect(),
         old: columns.iter().map(|(_, value)| value.clone()).collect(),
         new: vec![],
+        rest: None,
+        below: vec![],
     }
 }
 
@@ -79,7 +85,14 @@ impl Phone {
     pub fn batch(&mut self, changes: Vec<Change>) -> Batch {
         self.number += 1;
         let id = BatchId { number: self.number, random: BatchRandom::new(Uuid::new_v4().into_bytes()) };
-        Batch { id, edited: self.clock.unwrap_or_else(now), user: self.user.id.clone(), changes, note: String::new() }
+        Batch {
+            id,
+            edited: self.clock.unwrap_or_else(now),
+            user: self.user.id.clone(),
+            changes,
+            note: String::new(),
+            whole: false,
+        }
     }
 
     pub fn push(&self, server: &mut Client, batches: Vec<Batch>) -> PushReply {

@@ -55,7 +55,7 @@ fn constraints_refuse_with_their_sqlstate_and_name() {
         (account(3, &[("amount", int(667))]), "23514", "account"),
         (account(3, &[("amount", int(668))]), "42501", "account"),
         (account(3, &[("short", text("long"))]), "22001", "account"),
-        (update("account", 9, &[("amount", int(1), int(2))]), "02000", "account"),
+        (Change { rest: Some(vec![]), ..update("account", 9, &[("amount", int(1), int(-2))]) }, "23514", "not_negative"),
     ];
     for (change, code, subject) in cases {
         let result = phone.one(&mut server, change.clone());
@@ -374,13 +374,15 @@ fn composite_and_odd_keys_and_names_work() {
         columns: vec![tag("drop")],
         old,
         new,
+        rest: None,
+        below: vec![],
     };
     phone.accepted(&mut server, change(ChangeKind::Insert, vec![], vec![text("x")]));
     phone.accepted(&mut server, change(ChangeKind::Insert, vec![], vec![text("x")]));
     phone.accepted(&mut server, change(ChangeKind::Update, vec![text("x")], vec![text("y")]));
     assert_eq!(server_rows(&mut db.connect(), "SELECT * FROM part"), [["k", "1.50", "y"]]);
     phone.accepted(&mut server, change(ChangeKind::Delete, vec![text("y")], vec![]));
-    let gone = phone.one(&mut server, change(ChangeKind::Update, vec![text("y")], vec![text("z")]));
-    assert_eq!(gone.verdict, Verdict::Rejected);
-    assert_eq!(server_value(&mut db.connect(), "SELECT count(*) FROM part"), "0");
+    let gone = Change { rest: Some(vec![]), ..change(ChangeKind::Update, vec![text("y")], vec![text("z")]) };
+    assert_eq!(phone.one(&mut server, gone).verdict, Verdict::Merged, "put back");
+    assert_eq!(server_rows(&mut db.connect(), "SELECT * FROM part"), [["k", "1.50", "z"]]);
 }

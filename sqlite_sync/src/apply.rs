@@ -4,7 +4,7 @@ use crate::answer;
 use crate::batch;
 use crate::error::{Error, Result};
 use crate::file;
-use crate::host::Db;
+use crate::host::{Answer, Db};
 use crate::lost;
 use crate::meta;
 use crate::publish::{self, Publish};
@@ -34,12 +34,12 @@ struct Report {
 }
 
 /// Applies a message from the server. Whatever goes wrong, the database is as it was.
-pub fn apply_delta(db: Db<'_>, bytes: &[u8]) -> Result<String> {
+pub fn apply_delta(db: Db<'_>, bytes: &[u8]) -> Result<Answer> {
     if !db.autocommit() {
         return Err(Error::plain("apply_delta cannot work inside an open transaction: COMMIT first, then call it on its own"));
     }
     let kind = envelope::kind(bytes)?;
-    let report = match transaction(db, || message(db, kind, bytes)) {
+    match transaction(db, || message(db, kind, bytes)?.answer(kind)) {
         // A deferred foreign key of the application's own tables shows only at commit, and would block every publish from now on.
         Err(error) if error.is_constraint() && db.foreign_keys(-1) => {
             db.foreign_keys(0);
@@ -47,19 +47,24 @@ pub fn apply_delta(db: Db<'_>, bytes: &[u8]) -> Result<String> {
                 let report = message(db, kind, bytes)?;
                 let note = format!("foreign keys of the application's tables were not enforced during a publish ({error})");
                 meta::set(db, "trigger_problem", ValueRef::Text(&note))?;
-                Ok(report)
+                report.answer(kind)
             });
             db.foreign_keys(1);
-            again?
+            again
         }
-        outcome => outcome?,
-    };
-    let [accepted, merged, rejected, later, held] = report.verdicts;
-    Ok(json!({
-        "more": report.more, "kind": kind.name(), "tables": report.tables, "rows": report.rows, "message": report.message,
-        "verdicts": { "accepted": accepted, "merged": merged, "rejected": rejected, "later": later, "held": held },
-    })
-    .to_string())
+        outcome => outcome,
+    }
+}
+
+impl Report {
+    fn answer(&self, kind: Kind) -> Result<Answer> {
+        let [accepted, merged, rejected, later, held] = self.verdicts;
+        let report = json!({
+            "more": self.more, "kind": kind.name(), "tables": self.tables, "rows": self.rows, "message": self.message,
+            "verdicts": { "accepted": accepted, "merged": merged, "rejected": rejected, "later": later, "held": held },
+        });
+        Answer::text(&report.to_string())
+    }
 }
 
 fn message(db: Db<'_>, kind: Kind, bytes: &[u8]) -> Result<Report> {

@@ -28,6 +28,11 @@ impl Error {
         Error::Wire(sync_shared::Error::Damaged(text.to_string()))
     }
 
+    /// SQLite has no memory.
+    pub fn no_memory() -> Self {
+        Error::Sqlite { code: host::NOMEM, message: String::new() }
+    }
+
     /// A bug in this library; the transaction was rolled back.
     pub fn panicked() -> Self {
         Error::plain("sqlite_sync met a bug and undid the call: please report what was called")
@@ -50,7 +55,9 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::Sqlite { code, message } if *code == host::NOMEM => write!(f, "out of memory: {message}"),
+            Error::Sqlite { code, .. } if *code & 0xff == host::NOMEM => {
+                f.write_str("out of memory: the call was undone, repeat it")
+            }
             Error::Sqlite { message, .. } => f.write_str(message),
             Error::Wire(error) => write!(f, "{}: {error}", error.code()),
             Error::Plain(text) => f.write_str(text),

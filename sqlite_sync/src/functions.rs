@@ -13,12 +13,12 @@ use sync_shared::{limits, ValueRef};
 /// Registers every function on a connection.
 pub fn register(db: Db<'_>) -> Result<()> {
     let flags = FunctionFlags::DIRECTONLY;
-    host::define(db, "pull_request", 0, flags, |db, _| Ok(Answer::Blob(pull::pull_request(db)?)))?;
+    host::define(db, "pull_request", 0, flags, |db, _| pull::pull_request(db))?;
     host::define(db, "apply_delta", 1, flags, |db, args| match args {
-        [ValueRef::Blob(bytes)] => Ok(Answer::Text(apply::apply_delta(db, bytes)?)),
+        [ValueRef::Blob(bytes)] => apply::apply_delta(db, bytes),
         _ => Err(Error::plain("apply_delta(blob) takes the bytes that the server answered, unchanged")),
     })?;
-    host::define(db, "pending_ops", 0, flags, |db, _| Ok(pending_ops(db)?.map_or(Answer::Null, Answer::Blob)))?;
+    host::define(db, "pending_ops", 0, flags, |db, _| pending_ops(db))?;
     host::define(db, "sync_subscribe", 2, flags, |db, args| match args {
         [ValueRef::Text(rule), ValueRef::Text(params)] => subscribe(db, rule, params),
         _ => Err(Error::plain("sync_subscribe(rule, params) takes two texts; params is JSON such as '{\"name\":\"value\"}'")),
@@ -50,20 +50,19 @@ pub fn register(db: Db<'_>) -> Result<()> {
         [ValueRef::Text(table)] => Ok(Answer::Integer(keys::next_id(db, table)?)),
         _ => Err(Error::plain("sync_next_id(table) takes a table's name")),
     })?;
-    host::define(db, "sync_version", 0, flags, |_, _| Ok(Answer::Text(env!("CARGO_PKG_VERSION").into())))
+    host::define(db, "sync_version", 0, flags, |_, _| Answer::text(env!("CARGO_PKG_VERSION")))
 }
 
 fn verify(db: Db<'_>, with_server: bool) -> Result<Answer> {
-    let report = transaction(db, || {
+    transaction(db, || {
         file::ready(db)?;
         let mut store = Store::open(db)?;
         let report = sums::verify(&mut store)?;
         if with_server {
             db.run("UPDATE main.sync_bucket SET refetch = 1 WHERE published AND refetch = 0", &[])?;
         }
-        Ok(report)
-    })?;
-    Ok(Answer::Text(report.to_string()))
+        Answer::text(&report.to_string())
+    })
 }
 
 /// What the application says about its open transaction.
@@ -93,8 +92,8 @@ fn say(db: Db<'_>, function: &str, kind: &str, value: ValueRef<'_>) -> Result<An
 fn register_records(db: Db<'_>, flags: FunctionFlags) -> Result<()> {
     for count in [1, 2] {
         host::define(db, "sync_retry", count, flags, |db, args| match args {
-            [ValueRef::Integer(id)] => Ok(Answer::Text(records::retry(db, *id, None)?)),
-            [ValueRef::Integer(id), ValueRef::Text(edits)] => Ok(Answer::Text(records::retry(db, *id, Some(edits))?)),
+            [ValueRef::Integer(id)] => records::retry(db, *id, None),
+            [ValueRef::Integer(id), ValueRef::Text(edits)] => records::retry(db, *id, Some(edits)),
             _ => Err(Error::plain("sync_retry(batch[, edits]) takes an id of sync_rejected, and edits as JSON")),
         })?;
     }
@@ -103,7 +102,7 @@ fn register_records(db: Db<'_>, flags: FunctionFlags) -> Result<()> {
         _ => Err(Error::plain("sync_discard(batch) takes an id of sync_rejected")),
     })?;
     host::define(db, "sync_restore_lost", 1, flags, |db, args| match args {
-        [ValueRef::Integer(id)] => Ok(Answer::Text(lost::restore(db, *id)?)),
+        [ValueRef::Integer(id)] => lost::restore(db, *id),
         _ => Err(Error::plain("sync_restore_lost(id) takes an id of sync_lost")),
     })?;
     host::define(db, "sync_discard_lost", 1, flags, |db, args| match args {
@@ -116,18 +115,18 @@ fn register_records(db: Db<'_>, flags: FunctionFlags) -> Result<()> {
     })
 }
 
-fn pending_ops(db: Db<'_>) -> Result<Option<Vec<u8>>> {
+fn pending_ops(db: Db<'_>) -> Result<Answer> {
     if !db.autocommit() {
         return Err(Error::plain(
             "pending_ops cannot work inside an open transaction, whose rows may still be rolled back: COMMIT first",
         ));
     }
     if !file::present(db)? {
-        return Ok(None);
+        return Ok(Answer::Null);
     }
     transaction(db, || {
         seal::seal(&mut Store::open(db)?)?;
-        batch::next_push(db)
+        batch::next_push(db)?.map_or(Ok(Answer::Null), |bytes| Answer::blob(&bytes))
     })
 }
 

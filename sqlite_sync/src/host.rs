@@ -7,6 +7,7 @@
 use crate::error::{Error, Result};
 use sqlite_loadable::ext::{sqlite3, sqlite3_api_routines, sqlite3_context, sqlite3_stmt, sqlite3_value};
 use sqlite_loadable::{define_scalar_function, FunctionFlags};
+use std::cell::Cell;
 use std::ffi::{c_char, c_int, c_uint, c_void, CStr};
 use std::marker::PhantomData;
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -44,9 +45,9 @@ macro_rules! routines {
 
 routines! {
     bind_blob64 bind_double bind_int64 bind_null bind_text64 changes clear_bindings column_blob column_bytes column_double
-    column_int64 column_text column_type context_db_handle db_config errmsg extended_errcode file_control finalize get_autocommit
-    libversion_number malloc64 prepare_v3 reset result_blob64 result_error result_error_code result_int64 result_null
-    result_text64 step value_blob value_bytes value_int64 value_text value_type
+    column_int64 column_text column_type context_db_handle db_config errmsg extended_errcode file_control finalize free
+    get_autocommit libversion_number malloc64 prepare_v3 reset result_blob64 result_error result_error_code result_int64 result_null
+    result_text step value_blob value_bytes value_int64 value_text value_type
 }
 
 /// Calls a routine of the host's table. Only inside `unsafe`, with a SAFETY reason for the call itself.
@@ -113,12 +114,60 @@ pub unsafe fn enter(
     ERROR as c_uint
 }
 
-/// What a SQL function answers.
+/// What a SQL function answers. It is made before the commit, in memory of SQLite's own: behind a commit nothing may fail, or the
+/// application would be told of an error although all was done.
 pub enum Answer {
     Null,
     Integer(i64),
-    Text(String),
-    Blob(Vec<u8>),
+    Text(Bytes),
+    Blob(Bytes),
+}
+
+impl Answer {
+    /// A text, without NUL in it.
+    pub fn text(text: &str) -> Result<Self> {
+        Bytes::new(text.as_bytes()).map(Answer::Text)
+    }
+
+    /// Bytes.
+    pub fn blob(bytes: &[u8]) -> Result<Self> {
+        Bytes::new(bytes).map(Answer::Blob)
+    }
+}
+
+/// Bytes in SQLite's memory, with a NUL behind them.
+pub struct Bytes {
+    ptr: *mut u8,
+    length: usize,
+}
+
+impl Bytes {
+    fn new(bytes: &[u8]) -> Result<Self> {
+        // SAFETY: the buffer has room for the bytes and their NUL.
+        unsafe {
+            let ptr = api!(malloc64(bytes.len() as u64 + 1)).cast::<u8>();
+            if ptr.is_null() {
+                return Err(Error::no_memory());
+            }
+            ptr::copy_nonoverlapping(bytes.as_ptr(), ptr, bytes.len());
+            *ptr.add(bytes.len()) = 0;
+            Ok(Bytes { ptr, length: bytes.len() })
+        }
+    }
+
+    /// Gives the buffer away, with what frees it.
+    fn give(self) -> (*mut c_void, usize, Option<unsafe extern "C" fn(*mut c_void)>) {
+        let given = std::mem::ManuallyDrop::new(self);
+        // SAFETY: the table lives as long as the process.
+        (given.ptr.cast(), given.length, unsafe { (*API.load(Ordering::Relaxed)).free })
+    }
+}
+
+impl Drop for Bytes {
+    fn drop(&mut self) {
+        // SAFETY: the buffer came from SQLite, and nobody else has it.
+        unsafe { api!(free(self.ptr.cast())) };
+    }
 }
 
 /// Registers a SQL function. Errors and panics become SQL errors; a panic would otherwise end the host application.
@@ -133,7 +182,7 @@ pub fn define(
         // SAFETY: SQLite passes a live context; its connection outlives the call.
         let db = Db { ptr: unsafe { api!(context_db_handle(context)) }, call: PhantomData };
         let outcome = catch_unwind(AssertUnwindSafe(|| {
-            let values: Vec<_> = values.iter().map(|v| argument(*v)).collect();
+            let values = values.iter().map(|v| argument(*v)).collect::<Result<Vec<_>>>()?;
             body(db, &values)
         }));
         answer(context, outcome.unwrap_or_else(|_| Err(Error::panicked())));
@@ -143,23 +192,25 @@ pub fn define(
         .map_err(|_| Error::plain(format!("the SQL function {name} could not be registered on this connection")))
 }
 
-pub fn argument<'a>(value: *mut sqlite3_value) -> ValueRef<'a> {
+/// An argument as it came. A text or blob that SQLite cannot make for want of memory is an error, not NULL.
+pub fn argument<'a>(value: *mut sqlite3_value) -> Result<ValueRef<'a>> {
     // SAFETY: SQLite passes live values; text and blob stay until the function returns, and no conversion happens meanwhile
     // since each is only read as what it is.
     unsafe {
-        match api!(value_type(value)) {
-            INTEGER => ValueRef::Integer(api!(value_int64(value))),
+        let value = match api!(value_type(value)) {
+            INTEGER => Some(ValueRef::Integer(api!(value_int64(value)))),
             TEXT => {
                 let start = api!(value_text(value));
-                bytes(start, api!(value_bytes(value))).map_or(ValueRef::Null, text_or_blob)
+                bytes(start, api!(value_bytes(value))).map(text_or_blob)
             }
             BLOB => {
                 let start = api!(value_blob(value)).cast();
-                ValueRef::Blob(bytes(start, api!(value_bytes(value))).unwrap_or_default())
+                blob(start, api!(value_bytes(value)))
             }
             // Reals are no argument of any function here.
-            _ => ValueRef::Null,
-        }
+            _ => Some(ValueRef::Null),
+        };
+        value.ok_or_else(Error::no_memory)
     }
 }
 
@@ -172,25 +223,37 @@ unsafe fn bytes<'a>(start: *const u8, length: c_int) -> Option<&'a [u8]> {
     Some(unsafe { std::slice::from_raw_parts(start, usize::try_from(length).unwrap_or(0)) })
 }
 
+/// An empty blob has no address; another without one could not be made for want of memory.
+///
+/// SAFETY: as [`bytes`].
+unsafe fn blob<'a>(start: *const u8, length: c_int) -> Option<ValueRef<'a>> {
+    // SAFETY: the caller's promise.
+    match unsafe { bytes(start, length) } {
+        None if length > 0 => None,
+        found => Some(ValueRef::Blob(found.unwrap_or_default())),
+    }
+}
+
 /// Text that is not UTF-8 counts as bytes: the server then refuses it and names the column.
 fn text_or_blob(bytes: &[u8]) -> ValueRef<'_> {
     std::str::from_utf8(bytes).map_or(ValueRef::Blob(bytes), ValueRef::Text)
 }
 
-/// SQLITE_TRANSIENT: SQLite makes its own copy.
-fn transient() -> Option<unsafe extern "C" fn(*mut c_void)> {
-    // SAFETY: SQLite defines the destructor -1 as "copy", and never calls it. Option<fn> has a pointer's layout.
-    unsafe { std::mem::transmute::<isize, Option<unsafe extern "C" fn(*mut c_void)>>(-1) }
-}
-
 fn answer(context: *mut sqlite3_context, outcome: Result<Answer>) {
-    // SAFETY: the context is live, and SQLite copies text and blobs (SQLITE_TRANSIENT).
+    // SAFETY: the context is live; SQLite frees what it is given, and copies the error.
     unsafe {
         match outcome {
             Ok(Answer::Null) => api!(result_null(context)),
             Ok(Answer::Integer(i)) => api!(result_int64(context, i)),
-            Ok(Answer::Text(t)) => api!(result_text64(context, t.as_ptr().cast(), t.len() as u64, transient(), UTF8)),
-            Ok(Answer::Blob(b)) => api!(result_blob64(context, b.as_ptr().cast(), b.len() as u64, transient())),
+            Ok(Answer::Text(text)) => {
+                let (start, _, free) = text.give();
+                // Without a length SQLite knows that it ends with NUL, and does not copy it to add one.
+                api!(result_text(context, start.cast(), -1, free));
+            }
+            Ok(Answer::Blob(blob)) => {
+                let (start, length, free) = blob.give();
+                api!(result_blob64(context, start, length as u64, free));
+            }
             Err(error) => {
                 let text = error.to_string();
                 api!(result_error(context, text.as_ptr().cast(), c_int::try_from(text.len()).unwrap_or(0)));
@@ -316,11 +379,19 @@ impl<'c> Statement<'c> {
         let outcome = self.bind(values).and_then(|()| loop {
             // SAFETY: the statement is live, and what is bound outlives this function.
             match unsafe { api!(step(self.ptr)) } {
-                ROW => match each(&Row { ptr: self.ptr, step: PhantomData }) {
-                    Ok(true) => {}
-                    Ok(false) => break Ok(()),
-                    Err(error) => break Err(error),
-                },
+                ROW => {
+                    let row = Row { ptr: self.ptr, lost: Cell::new(false), step: PhantomData };
+                    let outcome = each(&row);
+                    // Whatever came of values that were not there.
+                    if row.lost.get() {
+                        break Err(Error::no_memory());
+                    }
+                    match outcome {
+                        Ok(true) => {}
+                        Ok(false) => break Ok(()),
+                        Err(error) => break Err(error),
+                    }
+                }
                 DONE => break Ok(()),
                 _ => break Err(self.db.error()),
             }
@@ -386,6 +457,8 @@ impl<'c> Statement<'c> {
 /// The row that a statement stands on.
 pub struct Row<'s> {
     ptr: *mut sqlite3_stmt,
+    /// A value could not be read for want of memory.
+    lost: Cell<bool>,
     step: PhantomData<&'s ()>,
 }
 
@@ -396,19 +469,23 @@ impl<'s> Row<'s> {
         // SAFETY: SQLite answers NULL for a column out of range; text and blob stay until the next step, and the row's
         // lifetime ends before it.
         unsafe {
-            match api!(column_type(self.ptr, at)) {
-                INTEGER => ValueRef::Integer(api!(column_int64(self.ptr, at))),
-                FLOAT => ValueRef::Real(api!(column_double(self.ptr, at))),
+            let value = match api!(column_type(self.ptr, at)) {
+                INTEGER => Some(ValueRef::Integer(api!(column_int64(self.ptr, at)))),
+                FLOAT => Some(ValueRef::Real(api!(column_double(self.ptr, at)))),
                 TEXT => {
                     let start = api!(column_text(self.ptr, at));
-                    bytes(start, api!(column_bytes(self.ptr, at))).map_or(ValueRef::Null, text_or_blob)
+                    bytes(start, api!(column_bytes(self.ptr, at))).map(text_or_blob)
                 }
                 BLOB => {
                     let start = api!(column_blob(self.ptr, at)).cast();
-                    ValueRef::Blob(bytes(start, api!(column_bytes(self.ptr, at))).unwrap_or_default())
+                    blob(start, api!(column_bytes(self.ptr, at)))
                 }
-                _ => ValueRef::Null,
-            }
+                _ => Some(ValueRef::Null),
+            };
+            value.unwrap_or_else(|| {
+                self.lost.set(true);
+                ValueRef::Null
+            })
         }
     }
 

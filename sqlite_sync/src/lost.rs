@@ -5,7 +5,7 @@
 
 use crate::error::{Error, Result};
 use crate::file;
-use crate::host::{Db, Statement};
+use crate::host::{Answer, Db, Statement};
 use crate::json;
 use crate::meta;
 use crate::store::{pack, unpack, Store};
@@ -81,7 +81,7 @@ pub fn settle(store: &mut Store<'_>, tables: &BTreeSet<usize>) -> Result<()> {
 }
 
 /// Writes a lost row as it was, as an ordinary local write; the record goes.
-pub fn restore(db: Db<'_>, id: i64) -> Result<String> {
+pub fn restore(db: Db<'_>, id: i64) -> Result<Answer> {
     if !db.triggers(-1) {
         return Err(Error::plain(
             "triggers are switched off on this connection, so the write would not be captured: switch them on",
@@ -102,7 +102,7 @@ pub fn restore(db: Db<'_>, id: i64) -> Result<String> {
             Some(row) => update(db, info, &key, row, &lost.row).map(|()| "changed"),
         }?;
         forget(db, id)?;
-        Ok(json!({ "table": info.table.name, "key": json::of_key(&key.0), "outcome": outcome }).to_string())
+        Answer::text(&json!({ "table": info.table.name, "key": json::of_key(&key.0), "outcome": outcome }).to_string())
     })
 }
 

@@ -3,7 +3,7 @@
 use crate::answer;
 use crate::error::Result;
 use crate::file;
-use crate::host::Db;
+use crate::host::{Answer, Db};
 use crate::meta;
 use crate::store::Store;
 use crate::sums;
@@ -16,7 +16,7 @@ use sync_shared::message::{PullRequest, Subscription};
 use sync_shared::ValueRef;
 
 /// The bytes of the next pull.
-pub fn pull_request(db: Db<'_>) -> Result<Vec<u8>> {
+pub fn pull_request(db: Db<'_>) -> Result<Answer> {
     transaction(db, || {
         if !file::present(db)? {
             file::create(db)?;
@@ -53,7 +53,7 @@ pub fn pull_request(db: Db<'_>) -> Result<Vec<u8>> {
             turn: meta::number(db, "turn")?,
             ranges,
         };
-        Ok(envelope::encode(&request)?)
+        Answer::blob(&envelope::encode(&request)?)
     })
 }
 

@@ -4,7 +4,7 @@ use crate::batch::changes_of;
 use crate::capture;
 use crate::error::{Error, Result};
 use crate::file;
-use crate::host::Db;
+use crate::host::{Answer, Db};
 use crate::json;
 use crate::meta;
 use crate::store::{MaybeRow, Store};
@@ -60,7 +60,7 @@ impl Outcome {
 /// Writes the changes of a rejected batch again, onto the rows as they are now, as an ordinary local write; the record goes.
 ///
 /// Whole or not at all: where an update finds its row gone, nothing is written and the record stays.
-pub fn retry(db: Db<'_>, id: i64, edits: Option<&str>) -> Result<String> {
+pub fn retry(db: Db<'_>, id: i64, edits: Option<&str>) -> Result<Answer> {
     if !db.triggers(-1) {
         return Err(Error::plain(
             "triggers are switched off on this connection, so the write would not be captured: switch them on",
@@ -89,7 +89,7 @@ pub fn retry(db: Db<'_>, id: i64, edits: Option<&str>) -> Result<String> {
             forget(db, id)?;
         }
         let changes: Vec<_> = plans.iter().zip(&outcomes).map(|(plan, outcome)| said(&store, plan, *outcome)).collect();
-        Ok(json!({ "retried": retried, "changes": changes }).to_string())
+        Answer::text(&json!({ "retried": retried, "changes": changes }).to_string())
     })
 }
 

@@ -12,14 +12,16 @@ pub fn transaction<T>(db: Db<'_>, body: impl FnOnce() -> Result<T>) -> Result<T>
     } else {
         ("SAVEPOINT sync_call", "RELEASE sync_call", "ROLLBACK TO sync_call")
     };
+    // Made now, since there may be no memory when they are needed.
+    let (mut commit, mut undo) = (db.prepare(commit)?, db.prepare(undo)?);
     db.run(begin, &[])?;
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).unwrap_or_else(|_| Err(Error::panicked()));
-    let outcome = outcome.and_then(|value| db.run(commit, &[]).map(|()| value));
+    let outcome = outcome.and_then(|value| commit.run(&[]).map(|()| value));
     if outcome.is_err() && !(own && db.autocommit()) {
         // A failing rollback leaves nothing better to do; the first error says why.
-        let _ = db.run(undo, &[]);
+        let _ = undo.run(&[]);
         if !own {
-            let _ = db.run(commit, &[]);
+            let _ = commit.run(&[]);
         }
     }
     outcome

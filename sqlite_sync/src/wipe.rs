@@ -20,10 +20,10 @@ pub fn keep(db: Db<'_>) -> Result<Answer> {
         meta::set(db, "user", ValueRef::Text(""))?;
         meta::next_turn(db)?;
         // Nothing is claimed as held: the next user gets all of their buckets, and those of nobody go.
-        db.run("UPDATE main.sync_bucket SET refetch = 1", &[])
-    })?;
-    let pending = db.number("SELECT count(*) FROM main.sync_pending", &[])?;
-    Ok(Answer::Text(json!({ "kept": true, "pending": pending }).to_string()))
+        db.run("UPDATE main.sync_bucket SET refetch = 1", &[])?;
+        let pending = db.number("SELECT count(*) FROM main.sync_pending", &[])?;
+        Answer::text(&json!({ "kept": true, "pending": pending }).to_string())
+    })
 }
 
 /// Removes every synced table and everything the library keeps, and overwrites what they occupied.
@@ -32,7 +32,7 @@ pub fn wipe(db: Db<'_>) -> Result<Answer> {
         return Err(Error::plain("sync_sign_out('wipe') cannot work inside an open transaction: COMMIT first"));
     }
     if !file::present(db)? {
-        return Ok(Answer::Text(json!({ "wiped": true, "advice": "" }).to_string()));
+        return wiped("");
     }
     let before = db.number("PRAGMA main.secure_delete", &[])?;
     db.run("PRAGMA main.secure_delete = ON", &[])?;
@@ -51,16 +51,22 @@ pub fn wipe(db: Db<'_>) -> Result<Answer> {
         for (kind, name) in own {
             db.run(&format!("DROP {kind} main.{}", quote(&name)), &[])?;
         }
-        overwrite_free_pages(db)
+        overwrite_free_pages(db)?;
+        // Both, before the commit.
+        Ok((wiped("run PRAGMA wal_checkpoint(TRUNCATE), then VACUUM")?, wiped("run VACUUM to give the space back")?))
     });
     db.triggers(i32::from(triggers));
     db.foreign_keys(i32::from(enforced));
-    db.run(&format!("PRAGMA main.secure_delete = {before}"), &[])?;
-    outcome?;
+    // Where this fails, what is deleted later is overwritten too.
+    let _ = db.run(&format!("PRAGMA main.secure_delete = {before}"), &[]);
+    let (if_busy, if_not) = outcome?;
     // The write-ahead log still has old pages; it can be emptied unless somebody is reading.
     let busy = db.first("PRAGMA main.wal_checkpoint(TRUNCATE)", &[], |r| Ok(r.integer(0))).ok().flatten().unwrap_or(1) != 0;
-    let advice = if busy { "run PRAGMA wal_checkpoint(TRUNCATE), then VACUUM" } else { "run VACUUM to give the space back" };
-    Ok(Answer::Text(json!({ "wiped": true, "advice": advice }).to_string()))
+    Ok(if busy { if_busy } else { if_not })
+}
+
+fn wiped(advice: &str) -> Result<Answer> {
+    Answer::text(&json!({ "wiped": true, "advice": advice }).to_string())
 }
 
 /// Rows deleted earlier may still be readable in free pages: fills them once, and lets secure_delete zero them.

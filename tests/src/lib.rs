@@ -7,6 +7,7 @@
 //! - [`replica`]: standbys, base backups, restores to a point in time
 //! - [`tools`]: pg_dump, pg_restore and pg_upgrade
 //! - [`mutate`]: messages as nobody meant them
+//! - [`vfs`]: a disk that fails, stops, or loses power; [`memory`]: an allocator that fails
 //! - [`build`]: where the built extensions are
 //! - [`suite`]: the runner of regression and isolation files
 #![warn(missing_docs)]
@@ -15,10 +16,12 @@ pub mod build;
 pub mod cluster;
 pub mod compare;
 pub mod device;
+pub mod memory;
 pub mod mutate;
 pub mod replica;
 pub mod suite;
 pub mod tools;
+pub mod vfs;
 
 pub use cluster::{Cluster, Database};
 pub use device::{Answer, Device, User};

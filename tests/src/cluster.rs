@@ -175,6 +175,12 @@ impl Cluster {
             assert!(Instant::now() < deadline, "a killed server does not end");
             std::thread::sleep(Duration::from_millis(5));
         }
+        // Killed between making a lock file and writing it, a server does not start again before somebody removes it.
+        for lock in [self.socket().join(format!(".s.PGSQL.{PORT}.lock")), self.data().join("postmaster.pid")] {
+            if fs::metadata(&lock).is_ok_and(|m| m.len() == 0) {
+                fs::remove_file(lock).expect("an empty lock file can be removed");
+            }
+        }
     }
 
     /// Kills one backend of some database with SIGKILL: the postmaster then cuts off all others and recovers. False if there is none.

@@ -6,6 +6,7 @@ mod lists;
 
 mod back;
 mod evidence;
+mod kill;
 mod losses;
 mod standby;
 mod wander;

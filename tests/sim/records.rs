@@ -128,8 +128,7 @@ impl Record {
 
     fn check_delete(&self) -> Result<(), String> {
         if self.theirs.is_null() {
-            let taken = self.policy == "delete_wins";
-            return need(if taken { self.verdict == "merged" } else { self.code == "02000" }, "an update of nothing");
+            return self.check_update_of_nothing();
         }
         let deletes = match self.policy.as_str() {
             "keep_update" => false,
@@ -140,6 +139,19 @@ impl Record {
             self.verdict == "merged" && self.result == if deletes { Json::Null } else { self.theirs.clone() },
             "the row stays or goes",
         )
+    }
+
+    fn check_update_of_nothing(&self) -> Result<(), String> {
+        if self.verdict == "rejected" {
+            return need(self.policy != "delete_wins" && self.code == "02000", "a row that the device does not know any longer");
+        }
+        let again = match self.policy.as_str() {
+            "delete_wins" => false,
+            "keep_update" => true,
+            _ => !self.reason.contains("not earlier"),
+        };
+        let want = if again { &self.mine } else { &Json::Null };
+        need(self.verdict == "merged" && self.result == *want, "the row is made again or stays deleted")
     }
 
     fn check_result(&self) -> Result<(), String> {

@@ -33,6 +33,11 @@ impl Error {
         Error::Sqlite { code: host::NOMEM, message: String::new() }
     }
 
+    /// Whether SQLite had no memory.
+    pub fn is_no_memory(&self) -> bool {
+        matches!(self, Error::Sqlite { code, .. } if code & 0xff == host::NOMEM)
+    }
+
     /// A bug in this library; the transaction was rolled back.
     pub fn panicked() -> Self {
         Error::plain("sqlite_sync met a bug and undid the call: please report what was called")
@@ -55,9 +60,7 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::Sqlite { code, .. } if *code & 0xff == host::NOMEM => {
-                f.write_str("out of memory: the call was undone, repeat it")
-            }
+            error if error.is_no_memory() => f.write_str("out of memory: the call was undone, repeat it"),
             Error::Sqlite { message, .. } => f.write_str(message),
             Error::Wire(error) => write!(f, "{}: {error}", error.code()),
             Error::Plain(text) => f.write_str(text),

@@ -31,6 +31,7 @@ const BLOB: c_int = 4;
 const DBCONFIG_ENABLE_FKEY: c_int = 1002;
 const DBCONFIG_ENABLE_TRIGGER: c_int = 1003;
 const FCNTL_DATA_VERSION: c_int = 35;
+const CHECKPOINT_TRUNCATE: c_int = 3;
 const MINIMUM_VERSION: c_int = 3_040_000;
 
 /// Lists the functions used, once: the entry point refuses a host that lacks one, so a call never meets an absent one.
@@ -48,6 +49,7 @@ routines! {
     column_int64 column_text column_type context_db_handle db_config errmsg extended_errcode file_control finalize free
     get_autocommit libversion_number malloc64 prepare_v3 reset result_blob64 result_error result_error_code result_int64 result_null
     result_text step value_blob value_bytes value_int64 value_text value_type
+    wal_checkpoint_v2
 }
 
 /// Calls a routine of the host's table. Only inside `unsafe`, with a SAFETY reason for the call itself.
@@ -62,7 +64,8 @@ macro_rules! api {
 #[derive(Clone, Copy)]
 pub struct Db<'c> {
     ptr: *mut sqlite3,
-    call: PhantomData<&'c ()>,
+    /// The statement of the call's [`Guard`], if there is one.
+    guard: &'c Cell<*mut sqlite3_stmt>,
 }
 
 /// Makes the connection's entry point: checks the host, then registers everything through `register`.
@@ -92,7 +95,8 @@ pub unsafe fn enter(
             let mut outcome = Ok(());
             let code = sqlite_loadable::entrypoints::register_entrypoint(db, message, api, |_| Ok(()));
             if code == OK as c_uint {
-                let db = Db { ptr: db, call: PhantomData };
+                let guard = Cell::new(ptr::null_mut());
+                let db = Db { ptr: db, guard: &guard };
                 outcome = catch_unwind(AssertUnwindSafe(|| register(db))).unwrap_or_else(|_| Err(Error::panicked()));
             }
             outcome
@@ -179,8 +183,10 @@ pub fn define(
     body: impl Fn(Db<'_>, &[ValueRef<'_>]) -> Result<Answer> + 'static,
 ) -> Result<()> {
     let call = move |context: *mut sqlite3_context, values: &[*mut sqlite3_value]| {
+        let guard = Cell::new(ptr::null_mut());
         // SAFETY: SQLite passes a live context; its connection outlives the call.
-        let db = Db { ptr: unsafe { api!(context_db_handle(context)) }, call: PhantomData };
+        let ptr = unsafe { api!(context_db_handle(context)) };
+        let db = Db { ptr, guard: &guard };
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             let values = values.iter().map(|v| argument(*v)).collect::<Result<Vec<_>>>()?;
             body(db, &values)
@@ -292,7 +298,49 @@ impl<'c> Db<'c> {
 
     /// Runs one statement; its rows are thrown away.
     pub fn run(&self, sql: &str, values: &[ValueRef<'_>]) -> Result<()> {
-        self.prepare(sql)?.run(values)
+        let mut statement = self.prepare(sql)?;
+        let guard = self.guard.get();
+        if guard.is_null() || !sql.get(..10).is_some_and(|start| start.eq_ignore_ascii_case("DROP TABLE")) {
+            return statement.run(values);
+        }
+        // SQLite drops no table while another statement reads. So meanwhile a statement is the guard that cannot become outdated.
+        let mut undo = self.prepare("ROLLBACK")?;
+        // SAFETY: the guard is live as long as it is known.
+        unsafe { api!(reset(guard)) };
+        let outcome = statement.run(values).and_then(|()| self.advance(guard));
+        if outcome.as_ref().is_err_and(Error::is_no_memory) {
+            let _ = undo.run(&[]);
+        }
+        outcome
+    }
+
+    /// From now on [`Db::give_up`] works. One that is there already goes on.
+    pub fn guard(&self) -> Result<Guard<'c>> {
+        if !self.guard.get().is_null() {
+            return Ok(Guard(None));
+        }
+        // Its second row needs memory.
+        let statement = self.prepare("SELECT NULL UNION ALL SELECT count(*) FROM main.sqlite_schema")?;
+        self.advance(statement.ptr)?;
+        self.guard.set(statement.ptr);
+        Ok(Guard(Some(statement)))
+    }
+
+    /// Undoes the whole open transaction where SQLite had no memory. It then refuses everything until the application's statement
+    /// that called this library ends, a ROLLBACK too; but a statement that was reading and finds no memory undoes all.
+    pub fn give_up(&self) {
+        let guard = self.guard.get();
+        if !guard.is_null() {
+            let _ = self.advance(guard);
+        }
+    }
+
+    fn advance(&self, guard: *mut sqlite3_stmt) -> Result<()> {
+        // SAFETY: the guard is live as long as it is known.
+        if unsafe { api!(step(guard)) } == ROW {
+            return Ok(());
+        }
+        Err(self.error())
     }
 
     /// Runs the statements of a script of this library, separated by blank lines.
@@ -342,6 +390,14 @@ impl<'c> Db<'c> {
         }
     }
 
+    /// Empties the write-ahead log, if nobody is reading it. Answers whether it was: an error here is none of the call that is done.
+    pub fn empty_log(&self) -> bool {
+        let none = ptr::null_mut();
+        // SAFETY: the connection is live, the name ends with NUL, and both counts may be left out.
+        let code = unsafe { api!(wal_checkpoint_v2(self.ptr, c"main".as_ptr(), CHECKPOINT_TRUNCATE, none, none)) };
+        code == OK
+    }
+
     /// Switches this connection's triggers on (1) or off (0); -1 only asks. Answers how they are now.
     pub fn triggers(&self, set: c_int) -> bool {
         self.switch(DBCONFIG_ENABLE_TRIGGER, set)
@@ -357,6 +413,17 @@ impl<'c> Db<'c> {
         // SAFETY: both switches take an int and an int pointer.
         unsafe { api!(db_config(self.ptr, which, set, &mut now as *mut c_int)) };
         now != 0
+    }
+}
+
+/// What can undo the open transaction whatever happens: a statement in the middle of its rows.
+pub struct Guard<'c>(Option<Statement<'c>>);
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        if let Some(statement) = &self.0 {
+            statement.db.guard.set(ptr::null_mut());
+        }
     }
 }
 

@@ -35,6 +35,7 @@ pub fn wipe(db: Db<'_>) -> Result<Answer> {
         return wiped("");
     }
     let before = db.number("PRAGMA main.secure_delete", &[])?;
+    let restore = format!("PRAGMA main.secure_delete = {before}");
     db.run("PRAGMA main.secure_delete = ON", &[])?;
     let triggers = db.triggers(-1);
     db.triggers(0);
@@ -52,17 +53,20 @@ pub fn wipe(db: Db<'_>) -> Result<Answer> {
             db.run(&format!("DROP {kind} main.{}", quote(&name)), &[])?;
         }
         overwrite_free_pages(db)?;
+        db.run(&restore, &[])?;
         // Both, before the commit.
-        Ok((wiped("run PRAGMA wal_checkpoint(TRUNCATE), then VACUUM")?, wiped("run VACUUM to give the space back")?))
+        let busy = wiped("run PRAGMA wal_checkpoint(TRUNCATE), then VACUUM")?;
+        Ok((busy, wiped("run VACUUM to give the space back")?))
     });
+    // The write-ahead log still has old pages; it can be emptied unless somebody is reading.
+    let outcome = outcome.map(|(busy, emptied)| if db.empty_log() { emptied } else { busy });
     db.triggers(i32::from(triggers));
     db.foreign_keys(i32::from(enforced));
-    // Where this fails, what is deleted later is overwritten too.
-    let _ = db.run(&format!("PRAGMA main.secure_delete = {before}"), &[]);
-    let (if_busy, if_not) = outcome?;
-    // The write-ahead log still has old pages; it can be emptied unless somebody is reading.
-    let busy = db.first("PRAGMA main.wal_checkpoint(TRUNCATE)", &[], |r| Ok(r.integer(0))).ok().flatten().unwrap_or(1) != 0;
-    Ok(if busy { if_busy } else { if_not })
+    if outcome.is_err() {
+        // Where this fails, what is deleted later is overwritten too.
+        let _ = db.run(&restore, &[]);
+    }
+    outcome
 }
 
 fn wiped(advice: &str) -> Result<Answer> {

@@ -7,8 +7,12 @@
 //! - [`world`]: a server, a device, and the scenes: a file, and the call that is made with it
 //! - [`stop`]: the process ends after the n-th call that writes; or the power goes there
 //! - [`errors`]: the n-th call of SQLite to the disk fails
+//! - [`memory`]: the n-th allocation fails
+//! - [`kill`]: an application is killed at any moment, again and again
 
 mod errors;
+mod kill;
+mod memory;
 mod stop;
 mod world;
 

@@ -51,18 +51,19 @@ pub fn run(cluster: &Cluster, size: &Size, report: &mut Report) {
         writes(&connection, &rows)
     });
     let rounds = interleave(size.rounds, vec![(PLAIN, plain), (LOADED, loaded), (BARE, bare)]);
-    for (kind, figure) in [
-        ("bulk insert", "insert"),
-        ("bulk update", "update"),
-        ("bulk delete", "delete"),
-        ("inserts one by one", "single insert"),
-        ("updates one by one", "single update"),
+    let (bulk, single) = (Goal::AtMost(2.0), Goal::AtMost(1.3));
+    for (kind, figure, goal) in [
+        ("bulk insert", "insert", bulk),
+        ("bulk update", "update", bulk),
+        ("bulk delete", "delete", bulk),
+        ("inserts one by one", "single insert", single),
+        ("updates one by one", "single update", single),
     ] {
         let count = if figure.starts_with("single") { SINGLES } else { size.rows } as f64;
         let rate = rounds.values(PLAIN, figure).0.iter().map(|seconds| count / seconds).collect();
         report.line(&format!("{kind}, plain"), Unit::Of("rows/s"), Goal::None, crate::stats::Spread(rate));
         for name in [LOADED, BARE] {
-            report.line(&format!("{kind}, {name}, over plain"), Unit::Times, Goal::None, rounds.ratio(name, PLAIN, figure));
+            report.line(&format!("{kind}, {name}, over plain"), Unit::Times, goal, rounds.ratio(name, PLAIN, figure));
         }
     }
     let what = "pending_ops() after all of it (seals every batch, returns the first)";

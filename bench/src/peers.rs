@@ -103,7 +103,12 @@ pub fn run(cluster: &Cluster, size: &Size, report: &mut Report) {
     }
     for c in contenders.iter().filter(|c| !["plain", "pg_sync"].contains(&c.function)) {
         let what = format!("apply, speed of pg_sync over {}", c.title);
-        report.line(&what, Unit::Times, Goal::None, rounds.ratio(c.title, "pg_sync", "apply"));
+        let goal = match c.function {
+            "powersync" | "powersync_at_once" => Goal::AtLeast(8.0),
+            "sqlite_sync" => Goal::AtLeast(10.0),
+            _ => Goal::None,
+        };
+        report.line(&what, Unit::Times, goal, rounds.ratio(c.title, "pg_sync", "apply"));
     }
     let _ = std::fs::remove_dir_all(work);
 }

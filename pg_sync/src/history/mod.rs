@@ -11,7 +11,7 @@
 mod restore;
 
 use crate::error::spi;
-use crate::expr::{quote, relation_name};
+use crate::expr::quote;
 use crate::identity;
 use crate::push::note;
 use crate::query::{Kept, Query};
@@ -112,7 +112,7 @@ unsafe fn statement(trigger: *mut pg_sys::TriggerData, definition: &Definition) 
             ),
             // A partitioned table has no rows of its own; TRUNCATE names its partitions too.
             _ if form.relkind != pg_sys::RELKIND_RELATION as std::ffi::c_char => return,
-            _ => gone(&format!("ONLY {}", relation_name((*relation).rd_id))),
+            _ => gone("sync_old"),
         };
         let count = |store: *mut pg_sys::Tuplestorestate| match store.is_null() {
             true => i64::MAX,
@@ -124,7 +124,11 @@ unsafe fn statement(trigger: *mut pg_sys::TriggerData, definition: &Definition) 
         let writer = Writer { owner: sync_owner(), root: definition.root.into(), user: identity::writing_user() };
         pinned(|| {
             Spi::connect(|_| {
-                pg_sys::SPI_register_trigger_data(trigger);
+                if pg_sys::TRIGGER_EVENT_TRUNCATE == (*trigger).tg_event & pg_sys::TRIGGER_EVENT_OPMASK {
+                    register_rows(relation);
+                } else {
+                    pg_sys::SPI_register_trigger_data(trigger);
+                }
                 identity::as_role(form.relowner, || {
                     Query::kept("sync.keep_version()", &sql, &[]).each(&[], |found| {
                         writer.write([0, 1, 2, 3].map(|column| found.datum(column)));
@@ -133,6 +137,36 @@ unsafe fn statement(trigger: *mut pg_sys::TriggerData, definition: &Definition) 
                 })
             });
         });
+    }
+}
+
+/// TRUNCATE has no transition table: one is made of the rows before they go. A query of the owner's would not read all of them under
+/// FORCE ROW LEVEL SECURITY. The table is locked against everybody already.
+///
+/// # Safety
+/// `relation` must be the relation being truncated, and SPI connected: what is made here goes with the connection.
+unsafe fn register_rows(relation: pg_sys::Relation) {
+    // SAFETY: an ordinary scan. The latest snapshot, since in REPEATABLE READ the transaction's own may be older than the rows.
+    unsafe {
+        let store = pg_sys::tuplestore_begin_heap(false, false, pg_sys::work_mem);
+        let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
+        let scan = pg_sys::table_beginscan(relation, snapshot, 0, std::ptr::null_mut());
+        let slot = pg_sys::table_slot_create(relation, std::ptr::null_mut());
+        while pg_sys::table_scan_getnextslot(scan, pg_sys::ScanDirection::ForwardScanDirection, slot) {
+            pgrx::check_for_interrupts!();
+            pg_sys::tuplestore_puttupleslot(store, slot);
+        }
+        pg_sys::ExecDropSingleTupleTableSlot(slot);
+        pg_sys::table_endscan(scan);
+        pg_sys::UnregisterSnapshot(snapshot);
+        let size = std::mem::size_of::<pg_sys::EphemeralNamedRelationData>();
+        let rows: pg_sys::EphemeralNamedRelation = pg_sys::palloc0(size).cast();
+        (*rows).md.name = pg_sys::pstrdup(c"sync_old".as_ptr());
+        (*rows).md.reliddesc = (*relation).rd_id;
+        (*rows).md.enrtype = pg_sys::EphemeralNameRelationType::ENR_NAMED_TUPLESTORE;
+        (*rows).md.enrtuples = pg_sys::tuplestore_tuple_count(store) as f64;
+        (*rows).reldata = store.cast();
+        pg_sys::SPI_register_relation(rows);
     }
 }
 

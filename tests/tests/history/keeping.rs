@@ -30,6 +30,19 @@ fn every_kind_of_change_is_kept() {
 }
 
 #[test]
+fn a_truncate_is_kept_whatever_the_owner_may_read() {
+    let (db, mut server) = tasks();
+    let owner = format!("{}_owner", db.name());
+    db.run(&format!(
+        "CREATE ROLE \"{owner}\"; ALTER TABLE task OWNER TO \"{owner}\"; ALTER TABLE task ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+         CREATE POLICY part ON task USING (id > 1); INSERT INTO task VALUES (2, 'two')"
+    ));
+    server.batch_execute(&format!("SET ROLE \"{owner}\"; TRUNCATE task; RESET ROLE")).expect("a write");
+    assert_eq!(titles(&mut server, "1").last(), Some(&["delete", "old", "∅"].map(str::to_owned).to_vec()));
+    assert_eq!(titles(&mut server, "2").last(), Some(&["delete", "two", "∅"].map(str::to_owned).to_vec()));
+}
+
+#[test]
 fn a_device_a_batch_and_a_note_are_kept_with_the_change() {
     let (db, mut server) = tasks();
     db.run("SELECT sync.create_bucket('all'); SELECT sync.add_table('all', 'task')");

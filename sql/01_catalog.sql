@@ -225,6 +225,14 @@ CREATE TABLE sync.key_lease (
 COMMENT ON TABLE sync.key_lease IS 'Numbers of a key''s sequence that a device may use: first, first + step, ... count of them.';
 CREATE INDEX key_lease_of ON sync.key_lease (relid, device);
 
+CREATE TABLE sync.secret (
+    secret bytea NOT NULL CHECK (pg_catalog.octet_length(secret) = 32),
+    made   timestamptz NOT NULL DEFAULT pg_catalog.now()
+);
+COMMENT ON TABLE sync.secret IS
+    'What proves that this server gave a lease, also after a restore that has lost it. Any of them proves it; the oldest signs.';
+INSERT INTO sync.secret (secret) SELECT pg_catalog.uuid_send(pg_catalog.gen_random_uuid()) || pg_catalog.uuid_send(pg_catalog.gen_random_uuid());
+
 CREATE TABLE sync.conflict (
     conflict_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     device      uuid NOT NULL,

@@ -131,6 +131,26 @@ END
 $$;
 COMMENT ON FUNCTION sync.take_keys(regclass, integer, bigint, bigint) IS 'Takes numbers from a sequence, fewer where it comes to its end.';
 
+-- By taking numbers, not by setval: whoever takes one at the same time never sees the sequence go back.
+CREATE FUNCTION sync.pass_key(sequence regclass, number bigint) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    most CONSTANT bigint := 10000000;
+    missing numeric;
+BEGIN
+    SELECT ceil((number::numeric - coalesce(pg_sequence_last_value(sequence), s.seqstart::numeric - s.seqincrement)) / s.seqincrement)
+    INTO missing FROM pg_sequence s WHERE s.seqrelid = sequence;
+    IF missing > most THEN
+        RAISE WARNING 'sequence % is % numbers behind what devices hold: it was moved by %', sequence, missing, most
+            USING HINT = format('SELECT setval(%L, %s)', sequence, number);
+    END IF;
+    PERFORM nextval(sequence) FROM generate_series(1, least(missing, most)::bigint);
+EXCEPTION WHEN sequence_generator_limit_exceeded THEN
+    NULL;
+END
+$$;
+COMMENT ON FUNCTION sync.pass_key(regclass, bigint) IS 'Moves a sequence past a number that a device holds, if it has not reached it.';
+
 -- What triggers, policies and handlers may ask while a device's batch is applied.
 
 CREATE FUNCTION sync.device() RETURNS uuid

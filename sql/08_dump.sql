@@ -21,6 +21,7 @@ SELECT pg_catalog.pg_extension_config_dump('sync.device', '');
 SELECT pg_catalog.pg_extension_config_dump('sync.batch', '');
 SELECT pg_catalog.pg_extension_config_dump('sync.conflict', '');
 SELECT pg_catalog.pg_extension_config_dump('sync.key_lease', '');
+SELECT pg_catalog.pg_extension_config_dump('sync.secret', '');
 
 -- Tables that hold what is declared about single synced tables: those with a column relid. The columns named here hold numbers of
 -- columns (0: none), which travel as names; all others travel as they are.

@@ -40,6 +40,7 @@ GRANT EXECUTE ON FUNCTION sync.user_id(), sync.claims(), sync.param(text), sync.
     sync.note_text() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION sync.pull(bytea), sync.push(bytea) TO sync_transport;
 GRANT SELECT ON ALL TABLES IN SCHEMA sync TO sync_admin;
+REVOKE ALL ON sync.secret FROM sync_admin;
 GRANT EXECUTE ON FUNCTION sync.create_bucket(text, text, integer), sync.add_table(text, regclass, text, text, text[]),
     sync.drop_table(text, regclass), sync.drop_bucket(text), sync.maintain(), sync.verify_table(regclass), sync.lease(), sync.set_mode(regclass, text),
     sync.add_upload_table(regclass, text[]), sync.drop_upload_table(regclass), sync.keys_per_lease(),

@@ -168,6 +168,18 @@ impl SetDigest {
     }
 }
 
+/// What only who knows the secret can have said: the first half of an HMAC-SHA-256.
+pub fn proof(secret: &[u8; 32], said: &[u8]) -> [u8; 16] {
+    let pad = |with: u8| {
+        let mut block = [with; 64];
+        block.iter_mut().zip(secret).for_each(|(b, s)| *b ^= s);
+        Sha256::new().chain_update(block)
+    };
+    let inner = pad(0x36).chain_update(said).finalize();
+    let outer = pad(0x5c).chain_update(inner).finalize();
+    std::array::from_fn(|i| outer[i])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -208,5 +220,13 @@ mod tests {
     #[test]
     fn a_rule_and_a_key_do_not_run_into_each_other() {
         assert_ne!(bucket_id("ab", b"c"), bucket_id("a", b"bc"));
+    }
+
+    #[test]
+    fn a_proof_is_an_hmac() {
+        // Made with Python's hmac.
+        let secret = std::array::from_fn(|i| i as u8);
+        let hex: String = proof(&secret, b"ann 1 2 3").iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(hex, "21f713964c035009c60114600434dc7a");
     }
 }

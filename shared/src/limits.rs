@@ -38,3 +38,6 @@ pub const RANGE_BITS: u8 = 12;
 pub const RANGES: usize = 1 << 16;
 /// How far ahead of the server's clock a device's edit may claim to be, in microseconds.
 pub const CLOCK_SKEW_MICROS: i64 = 5 * 60 * 1_000_000;
+
+/// Leases of an earlier history that one push may name.
+pub const HELD_LEASES: usize = 1_000;

@@ -344,6 +344,9 @@ pub struct PushRequest {
     /// Numbers that the device wants for keys of rows that it will insert.
     #[serde(default)]
     pub wants: Vec<KeyWant>,
+    /// Leases of a history that the server has left, as it gave them: it may have forgotten them, and would give the numbers again.
+    #[serde(default)]
+    pub held: Vec<KeyLease>,
 }
 
 /// So many numbers from the sequence of a table's key.
@@ -366,6 +369,9 @@ pub struct KeyLease {
     pub step: i64,
     /// How many.
     pub count: u32,
+    /// Shows that this server gave them to this user, see [`crate::hash::proof`].
+    #[serde(default)]
+    pub proof: serde_bytes::ByteArray<16>,
 }
 
 /// Names a batch.

@@ -156,6 +156,10 @@ fn notices() {
     }
 }
 
+fn lease(first: i64) -> KeyLease {
+    KeyLease { table: hash::tag("public.t"), first, step: 1, count: 100, proof: ByteArray::new([9; 16]) }
+}
+
 #[test]
 fn pushes() {
     let change = |kind, columns: Vec<u32>, old: Vec<Value>, new: Vec<Value>| Change {
@@ -186,6 +190,7 @@ fn pushes() {
             device: device(),
             batches: vec![batch],
             wants: vec![KeyWant { table: hash::tag("public.t"), count: 100 }],
+            held: vec![lease(1)],
         },
     );
     let conflict = Conflict {
@@ -214,7 +219,7 @@ fn pushes() {
         last: Some(batch_id()),
         user: "ann".into(),
         results: vec![result],
-        leases: vec![KeyLease { table: hash::tag("public.t"), first: 101, step: 1, count: 100 }],
+        leases: vec![lease(101)],
     };
     check("push_reply", &reply);
 }

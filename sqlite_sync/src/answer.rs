@@ -39,6 +39,7 @@ pub fn answered(store: &mut Store<'_>, reply: &PushReply, verdicts: &mut [i64; 5
     }
     progress |= completed;
     if reply.state == PushState::Taken {
+        keys::told(db)?;
         keys::receive(store, &reply.leases)?;
     }
     match reply.state {

@@ -5,6 +5,7 @@ use crate::batch;
 use crate::error::{Error, Result};
 use crate::file;
 use crate::host::{Answer, Db};
+use crate::keys;
 use crate::lost;
 use crate::meta;
 use crate::publish::{self, Publish};
@@ -269,7 +270,7 @@ fn notice(db: Db<'_>, notice: &Notice) -> Result<Report> {
             meta::set_number(db, "resync", 1)?;
             batch::requeue(db)?;
             // A server that lost its latest transactions may give the same numbers again.
-            db.run("DELETE FROM main.sync_lease", &[])?;
+            keys::hold(db)?;
         }
         NoticeKind::Verified => {
             forget_pass(db)?;

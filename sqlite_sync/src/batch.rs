@@ -128,8 +128,8 @@ pub fn next_push(db: Db<'_>) -> Result<Option<Vec<u8>>> {
     }
     let found = next_batches(db, &user)?;
     let registers = found.is_empty() && registers(db)?;
-    let wants = keys::wants(db)?;
-    if found.is_empty() && wants.is_empty() && !registers {
+    let (wants, held) = (keys::wants(db)?, keys::held(db)?);
+    if found.is_empty() && wants.is_empty() && held.is_empty() && !registers {
         return Ok(None);
     }
     if !wants.is_empty() {
@@ -156,7 +156,7 @@ pub fn next_push(db: Db<'_>) -> Result<Option<Vec<u8>>> {
             whole: next.whole,
         });
     }
-    Ok(Some(envelope::encode(&PushRequest { device: meta::device(db)?, batches, wants })?))
+    Ok(Some(envelope::encode(&PushRequest { device: meta::device(db)?, batches, wants, held })?))
 }
 
 /// A batch that is to be sent.

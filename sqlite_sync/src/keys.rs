@@ -11,6 +11,7 @@ use crate::order;
 use crate::rekey::{self, Move};
 use crate::store::{unpack_change, Store};
 use crate::table::{self, Key, TableInfo};
+use serde_bytes::ByteArray;
 use std::collections::HashMap;
 use sync_shared::limits;
 use sync_shared::message::{ChangeKind, KeyLease, KeyWant, TableMode};
@@ -57,12 +58,13 @@ pub fn receive(store: &mut Store<'_>, given: &[KeyLease]) -> Result<()> {
         }
         let Some(info) = store.infos.iter().find(|t| t.table.tag == lease.table && leases(t)) else { continue };
         db.run(
-            "INSERT OR IGNORE INTO main.sync_lease VALUES (?1, ?2, ?3, ?2, ?4)",
+            "INSERT OR IGNORE INTO main.sync_lease VALUES (?1, ?2, ?3, ?2, ?4, ?4, ?5, 0)",
             &[
                 ValueRef::Integer(info.id),
                 ValueRef::Integer(lease.first),
                 ValueRef::Integer(lease.step),
                 ValueRef::Integer(i64::from(lease.count)),
+                ValueRef::Blob(lease.proof.as_slice()),
             ],
         )?;
         fresh += db.changes();
@@ -75,6 +77,36 @@ pub fn receive(store: &mut Store<'_>, given: &[KeyLease]) -> Result<()> {
         meta::set_number(db, "keys_refused", meta::number(db, "keys_refused")? + 1)?;
     }
     Ok(())
+}
+
+/// The server went back in time: it may not know what it leased, and is told. What remains of it is not used.
+pub fn hold(db: Db<'_>) -> Result<()> {
+    db.run("UPDATE main.sync_lease SET remaining = 0, held = 1", &[])
+}
+
+/// What the next push tells of leases that the server may have forgotten.
+pub fn held(db: Db<'_>) -> Result<Vec<KeyLease>> {
+    let which = "held > 0 ORDER BY tbl, first LIMIT ?1";
+    let most = [ValueRef::Integer(limits::HELD_LEASES as i64)];
+    // One that was counted down to 0 has all its numbers behind it.
+    let sql = format!("SELECT t.tag, l.first, l.step, l.size, l.proof FROM main.sync_lease l JOIN main.sync_table t ON t.id = l.tbl WHERE {which}");
+    let held = db.all(&sql, &most, |row| {
+        let proof = row.blob(4).try_into().unwrap_or_default();
+        let (count, table) = (u32::try_from(row.integer(3)).unwrap_or(0), u32::try_from(row.integer(0)).unwrap_or(0));
+        Ok(KeyLease { table, first: row.integer(1), step: row.integer(2), count, proof: ByteArray::new(proof) })
+    })?;
+    if !held.is_empty() {
+        let sql = format!(
+            "UPDATE main.sync_lease SET held = 2 WHERE (tbl, first) IN (SELECT tbl, first FROM main.sync_lease WHERE {which})"
+        );
+        db.run(&sql, &most)?;
+    }
+    Ok(held)
+}
+
+/// The server has heard of them.
+pub fn told(db: Db<'_>) -> Result<()> {
+    db.run("DELETE FROM main.sync_lease WHERE held = 2", &[])
 }
 
 /// Takes one number, in one statement: two connections never get the same one.

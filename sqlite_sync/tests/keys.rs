@@ -2,6 +2,7 @@
 
 mod common;
 use common::*;
+use serde_bytes::ByteArray;
 
 fn orders() -> Table {
     shop(true).tables[0].clone()
@@ -9,7 +10,7 @@ fn orders() -> Table {
 
 fn lease(first: i64, count: u32) -> PushReply {
     let mut answer = reply(&[], Verdict::Accepted);
-    answer.leases = vec![KeyLease { table: orders().tag, first, step: 1, count }];
+    answer.leases = vec![KeyLease { table: orders().tag, first, step: 1, count, proof: Default::default() }];
     answer
 }
 
@@ -83,7 +84,7 @@ fn numbers_are_asked_for_and_given_out_one_by_one() {
     assert_eq!((first.batches.len(), first.wants.clone()), (0, vec![KeyWant { table: orders().tag, count: 1000 }]));
     assert!(device.push_request().is_none(), "asked once per round");
     let mut answer = lease(100, 3);
-    answer.leases.push(KeyLease { table: orders().tag, first: 900, step: -10, count: 2 });
+    answer.leases.push(KeyLease { table: orders().tag, first: 900, step: -10, count: 2, proof: Default::default() });
     device.apply_message(&answer);
     let next = || device.number("SELECT sync_next_id('Orders')");
     assert_eq!([next(), next()], [100, 101]);
@@ -128,14 +129,14 @@ fn a_lease_counts_once_and_must_be_possible() {
     let before = device.dump();
     for (first, step, count) in [(i64::MAX - 1, 1, 5), (1, 0, 5), (1, 1, 0), (1, 1, 100_001), (1, i64::MAX, 3)] {
         let mut answer = lease(1, 1);
-        answer.leases = vec![KeyLease { table: orders().tag, first, step, count }];
+        answer.leases = vec![KeyLease { table: orders().tag, first, step, count, proof: Default::default() }];
         let bytes = sync_shared::envelope::encode(&answer).unwrap();
         assert!(device.apply_bytes(&bytes).unwrap_err().to_string().contains("cannot be"), "{first} {step} {count}");
     }
     assert_eq!(device.dump(), before);
     let mut answer = lease(i64::MAX - 1, 2);
-    answer.leases.push(KeyLease { table: 1, first: 1, step: 1, count: 1 });
-    answer.leases.push(KeyLease { table: shop(true).tables[1].tag, first: 1, step: 1, count: 1 });
+    answer.leases.push(KeyLease { table: 1, first: 1, step: 1, count: 1, proof: Default::default() });
+    answer.leases.push(KeyLease { table: shop(true).tables[1].tag, first: 1, step: 1, count: 1, proof: Default::default() });
     device.apply_message(&answer);
     assert_eq!(device.number("SELECT sync_next_id('orders')"), i64::MAX - 1);
     assert_eq!(device.number("SELECT sync_next_id('orders')"), i64::MAX);
@@ -458,4 +459,23 @@ fn numbers_do_not_outlive_their_history_or_their_table() {
     other.tables[0].tag += 1;
     device.apply(&only(other));
     assert!(device.db.query_row("SELECT sync_next_id('another')", [], |_| Ok(())).is_err());
+}
+
+#[test]
+fn a_server_that_went_back_is_told_what_it_had_leased() {
+    let device = without_numbers();
+    let mut answer = reply(&[], Verdict::Accepted);
+    let lease = KeyLease { table: orders().tag, first: 100, step: 1, count: 3, proof: ByteArray::new([7; 16]) };
+    answer.leases = vec![lease];
+    device.push_request();
+    device.apply_message(&answer);
+    assert_eq!(device.number("SELECT sync_next_id('orders')"), 100);
+    device.apply_message(&notice(NoticeKind::Resync, vec![]));
+    assert!(device.db.query_row("SELECT sync_next_id('orders')", [], |r| r.get::<_, i64>(0)).is_err(), "nothing of it is used");
+    for _ in 0..2 {
+        assert_eq!(device.push_request().expect("something to tell").held, [lease], "until it was heard");
+    }
+    device.apply_message(&reply(&[], Verdict::Accepted));
+    device.request();
+    assert!(device.push_request().is_none_or(|request| request.held.is_empty()));
 }

@@ -113,7 +113,8 @@ impl Server {
             if !request.wants.is_empty() && generous > 0 {
                 let (first, count) = (self.sequence + 1, u32::from(generous));
                 self.sequence += i64::from(count);
-                answer.leases = vec![KeyLease { table: shop(true).tables[0].tag, first, step: 1, count }];
+                answer.leases =
+                    vec![KeyLease { table: shop(true).tables[0].tag, first, step: 1, count, proof: Default::default() }];
             }
             steady(device, || device.apply_message(&answer));
         }

@@ -9,11 +9,12 @@ use crate::catalog::{self, KeySequence, SyncedTable};
 use crate::error::spi;
 use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
-use sync_shared::limits;
+use serde_bytes::ByteArray;
 use sync_shared::message::{KeyLease, PushRequest, TableMode};
+use sync_shared::{hash, limits};
 use uuid::Uuid;
 
-/// What a device may be given in a day, in leases.
+/// What the devices of a user may be given in a day, in leases.
 const LEASES_PER_DAY: i64 = 10;
 
 /// Gives what the request wants, as far as the writing role may insert, and says why not otherwise.
@@ -47,6 +48,58 @@ pub fn give(request: &PushRequest, device: &Device, writer: Oid) -> (Vec<KeyLeas
     (leases, format!("no numbers for keys: {}", refused.join("; ")))
 }
 
+/// Leases that this server has forgotten in a restore are remembered, and their numbers never given again. What it did not give
+/// itself, to this user, is passed over: anybody may say anything.
+pub fn recall(request: &PushRequest, device: &Device) {
+    if request.held.is_empty() {
+        return;
+    }
+    let tables = catalog::tables_tagged(Some(request.held.iter().map(|held| i64::from(held.table)).collect()));
+    let secrets = secrets();
+    for held in &request.held {
+        pgrx::check_for_interrupts!();
+        let said = said(held, &device.user);
+        let proves = |secret: &[u8; 32]| {
+            let made = hash::proof(secret, &said);
+            made.iter().zip(held.proof.iter()).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
+        };
+        let table = tables.iter().find(|t| t.tag == held.table);
+        let Some((table, sequence)) = table.and_then(|t| Some((t, catalog::key_sequence(t.relation)?))) else { continue };
+        if secrets.iter().any(proves) {
+            let last = held.first.saturating_add(held.step.saturating_mul(i64::from(held.count) - 1));
+            spi("passing numbers", remember(device.id, table.relation, held, sequence.sequence, last));
+        }
+    }
+    crate::wal::flush();
+}
+
+/// A lease as it is signed.
+fn said(lease: &KeyLease, user: &str) -> Vec<u8> {
+    let KeyLease { table, first, step, count, .. } = lease;
+    format!("{table} {first} {step} {count} {user}").into_bytes()
+}
+
+/// The first one signs.
+fn secrets() -> Vec<[u8; 32]> {
+    let read = Spi::connect(|c| {
+        let rows = c.select("SELECT secret FROM sync.secret ORDER BY made, secret", None, &[])?;
+        rows.map(|row| row.get::<Vec<u8>>(1)).collect::<spi::Result<Vec<_>>>()
+    });
+    spi("reading sync.secret", read).into_iter().flatten().filter_map(|secret| secret.try_into().ok()).collect()
+}
+
+/// Not counted as given today.
+fn remember(device: Uuid, relation: Oid, held: &KeyLease, sequence: Oid, last: i64) -> spi::Result<()> {
+    Spi::run_with_args(
+        "INSERT INTO sync.key_lease (device, relid, first, step, count, at)
+         SELECT $1, $2, $3, $4, $5, now() - interval '1 day' WHERE NOT EXISTS (
+             SELECT FROM sync.key_lease l WHERE l.relid = $2 AND l.first = $3 AND l.step = $4 AND l.count = $5
+                 AND l.device IN (SELECT o.device FROM sync.device d JOIN sync.device o USING (user_id) WHERE d.device = $1))",
+        &[registry::pg(device).into(), relation.into(), held.first.into(), held.step.into(), i64::from(held.count).into()],
+    )?;
+    Spi::run_with_args("SELECT sync.pass_key($1::oid::regclass, $2)", &[sequence.into(), last.into()])
+}
+
 fn lease(table: &SyncedTable, wanted: u32, device: &Device, writer: Oid) -> Result<Vec<KeyLease>, String> {
     let Some(sequence) = catalog::key_sequence(table.relation) else {
         return Err("its key is not a single integer from a sequence that does not cycle".into());
@@ -57,31 +110,33 @@ fn lease(table: &SyncedTable, wanted: u32, device: &Device, writer: Oid) -> Resu
     if !role::may_insert(table.relation, writer) {
         return Err("the user may not insert into it".into());
     }
-    let (most, today) = spi("reading leases", allowance(device.id, table.relation));
+    let (most, today) = spi("reading leases", allowance(&device.user, table.relation));
     let left = (most.saturating_mul(LEASES_PER_DAY) - today).clamp(0, most);
     let count = i64::from(wanted).min(left);
     if count == 0 && wanted > 0 {
-        return Err(format!("this device got {today} in a day, see the setting sync.keys_per_lease"));
+        return Err(format!("this user's devices got {today} in a day, see the setting sync.keys_per_lease"));
     }
     let keys = subtransaction::run(|| Ok(spi("taking numbers from a sequence", take(&sequence, count))));
     let keys = keys.map_err(|refusal| refusal.message)?;
     if keys.is_empty() && count > 0 {
         return Err("its sequence has no numbers left that fit in the key".into());
     }
-    let leases: Vec<KeyLease> = runs(&keys, sequence.step)
-        .map(|(first, count)| KeyLease { table: table.tag, first, step: sequence.step, count })
-        .collect();
+    let Some(secret) = secrets().into_iter().next() else { return Err("sync.secret is empty: insert 32 random bytes".into()) };
+    let signed = |(first, count)| {
+        let lease = KeyLease { table: table.tag, first, step: sequence.step, count, proof: Default::default() };
+        KeyLease { proof: ByteArray::new(hash::proof(&secret, &said(&lease, &device.user))), ..lease }
+    };
+    let leases: Vec<KeyLease> = runs(&keys, sequence.step).map(signed).collect();
     spi("recording leases", record(device.id, table.relation, &leases));
     Ok(leases)
 }
 
-/// How many numbers a lease may have, and how many of this table the device got within a day.
-fn allowance(device: Uuid, relation: Oid) -> spi::Result<(i64, i64)> {
+/// How many numbers a lease may have, and how many of this table the user's devices got within a day.
+fn allowance(user: &str, relation: Oid) -> spi::Result<(i64, i64)> {
     let sql = "SELECT greatest(sync.keys_per_lease(), 0)::bigint,
-                   (SELECT coalesce(sum(l.count), 0)::bigint FROM sync.key_lease l
-                    WHERE l.device = $1 AND l.relid = $2 AND l.at > now() - interval '1 day')";
-    let found =
-        Spi::connect(|c| c.select(sql, Some(1), &[registry::pg(device).into(), relation.into()])?.first().get_two::<i64, i64>())?;
+                   (SELECT coalesce(sum(l.count), 0)::bigint FROM sync.device d JOIN sync.key_lease l USING (device)
+                    WHERE d.user_id = $1 AND l.relid = $2 AND l.at > now() - interval '1 day')";
+    let found = Spi::connect(|c| c.select(sql, Some(1), &[user.into(), relation.into()])?.first().get_two::<i64, i64>())?;
     Ok((found.0.unwrap_or_default(), found.1.unwrap_or_default()))
 }
 

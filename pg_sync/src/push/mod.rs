@@ -98,6 +98,7 @@ fn answer(request: &PushRequest, user: String, writer: Oid, claims: Option<Strin
         let message = "this file is a copy: another batch has the number already. Take a new device id and send again";
         return reply(PushState::Fork, message, device.last, Vec::new());
     }
+    pinned(|| lease::recall(request, &device));
     let targets = pinned(|| target::of(request, writer));
     let push = Push {
         writer,

@@ -201,7 +201,7 @@ pub fn retried(device: Uuid, result: &BatchResult, changed: Option<String>, by: 
 
 /// The whole batch as it was sent.
 fn content(device: Uuid, batch: &Batch) -> Option<Vec<u8>> {
-    envelope::encode(&PushRequest { device, batches: vec![batch.clone()], wants: Vec::new() }).ok()
+    envelope::encode(&PushRequest { device, batches: vec![batch.clone()], wants: Vec::new(), held: vec![] }).ok()
 }
 
 fn answer(result: &BatchResult) -> Option<Vec<u8>> {
@@ -223,6 +223,12 @@ pub fn check(request: &PushRequest) {
         raise(
             PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
             format!("a push may have {} batches, this one has {}", limits::BATCHES_PER_PUSH, request.batches.len()),
+        );
+    }
+    if request.held.len() > limits::HELD_LEASES {
+        raise(
+            PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            format!("a push may name {} leases, this one names {}", limits::HELD_LEASES, request.held.len()),
         );
     }
     let numbers: Vec<i64> = request.batches.iter().map(|b| b.id.number).collect();

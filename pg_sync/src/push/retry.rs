@@ -89,7 +89,7 @@ fn again(id: Uuid, kept: Kept, changed: Option<Json>, caller: Oid, owner: Oid) -
     if let Some(edits) = &changed {
         pinned(|| content::edit(&mut batch, edits));
     }
-    let request = PushRequest { device: id, batches: vec![batch], wants: Vec::new() };
+    let request = PushRequest { device: id, batches: vec![batch], wants: Vec::new(), held: vec![] };
     let device = Device { id, user, last: None, revoked: false };
     let mut push = Push {
         writer,

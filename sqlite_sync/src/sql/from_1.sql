@@ -36,7 +36,7 @@ CREATE INDEX main.sync_conflicts_batch ON sync_conflicts(batch);
 CREATE INDEX main.sync_conflicts_table ON sync_conflicts(table_name);
 
 CREATE TABLE main.sync_lease(tbl INTEGER NOT NULL, first INTEGER NOT NULL, step INTEGER NOT NULL, next INTEGER NOT NULL,
-  remaining INTEGER NOT NULL, PRIMARY KEY(tbl, first)) WITHOUT ROWID;
+  remaining INTEGER NOT NULL, size INTEGER NOT NULL, proof BLOB NOT NULL, held INTEGER NOT NULL DEFAULT 0, PRIMARY KEY(tbl, first)) WITHOUT ROWID;
 
 CREATE TABLE main.sync_moved_key(id INTEGER PRIMARY KEY, table_name TEXT NOT NULL, old_key INTEGER NOT NULL, new_key INTEGER NOT NULL,
   at INTEGER NOT NULL);

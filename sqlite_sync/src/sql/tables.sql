@@ -87,9 +87,10 @@ CREATE TABLE sync_lost(id INTEGER PRIMARY KEY, at INTEGER NOT NULL, table_name T
 
 CREATE INDEX sync_lost_key ON sync_lost(tbl, key);
 
--- Numbers that the server leased for new keys of a table, from first on, step apart: next is the next, so many remain.
+-- Numbers that the server leased for new keys of a table, from first on, step apart: next is the next, so many of size remain. held: the
+-- server went back in time and may not remember; 1 to be told of it, 2 told.
 CREATE TABLE sync_lease(tbl INTEGER NOT NULL, first INTEGER NOT NULL, step INTEGER NOT NULL, next INTEGER NOT NULL,
-  remaining INTEGER NOT NULL, PRIMARY KEY(tbl, first)) WITHOUT ROWID;
+  remaining INTEGER NOT NULL, size INTEGER NOT NULL, proof BLOB NOT NULL, held INTEGER NOT NULL DEFAULT 0, PRIMARY KEY(tbl, first)) WITHOUT ROWID;
 
 -- Rows whose key SQLite chose and that now have a leased one, so that the application may follow; it may DELETE.
 CREATE TABLE sync_moved_key(id INTEGER PRIMARY KEY, table_name TEXT NOT NULL, old_key INTEGER NOT NULL, new_key INTEGER NOT NULL,

@@ -1,8 +1,10 @@
 //! Numbers that a device may use for keys, from the sequence of the server's own inserts.
 
 use crate::phone::{insert, int, short, text, Phone};
-use sync_shared::message::{KeyLease, PushReply, PushState};
+use sync_shared::envelope;
+use sync_shared::message::{KeyLease, PushReply, PushRequest, PushState};
 use sync_tests::compare::{server_rows, server_value};
+use sync_tests::device::server_push;
 use sync_tests::{Cluster, Database, User};
 
 fn notes() -> Database<'static> {
@@ -114,4 +116,53 @@ fn a_device_cannot_use_up_a_sequence() {
     server.batch_execute("RESET sync.keys_per_lease").expect("a setting");
     let reply = Phone::new("bob").push_and_want(&mut server, vec![], &[("note", u32::MAX)]);
     assert_eq!(reply.leases.iter().map(|l| l.count).sum::<u32>(), 10_000);
+}
+
+#[test]
+fn many_devices_of_one_user_get_no_more_than_one() {
+    let db = notes();
+    let mut server = db.connect();
+    server.batch_execute("SET sync.keys_per_lease = 10").expect("a setting");
+    let mut given = || -> u32 {
+        let reply = Phone::new("ann").push_and_want(&mut server, vec![], &[("note", 10)]);
+        reply.leases.iter().map(|l| l.count).sum()
+    };
+    let counts: Vec<u32> = (0..12).map(|_| given()).collect();
+    assert_eq!(counts, [10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 0, 0]);
+    assert_eq!(Phone::new("bob").push_and_want(&mut server, vec![], &[("note", 10)]).leases.len(), 1);
+}
+
+#[test]
+fn a_server_that_lost_its_leases_never_gives_the_numbers_again() {
+    let db = notes();
+    let (mut server, mut ann) = (db.connect(), Phone::new("ann"));
+    let mut leases = ann.push_and_want(&mut server, vec![], &[("note", 300), ("always", 5)]).leases;
+    leases.sort_by_key(|l| l.count);
+    // As a restore leaves it.
+    db.run(
+        "DELETE FROM sync.key_lease; DELETE FROM sync.device; SELECT setval('note_id_seq', 1), setval('always_id_seq', 1, false)",
+    );
+    let mut tell = |phone: &Phone, held: &[KeyLease]| {
+        let request = PushRequest { device: phone.device, batches: vec![], wants: vec![], held: held.to_vec() };
+        let request = envelope::encode(&request).expect("a request");
+        let reply = server_push(&mut server, &phone.user, &request).expect("sync.push answers");
+        let reply: PushReply = envelope::decode(&reply).expect("a reply");
+        assert_eq!(reply.state, PushState::Taken);
+    };
+    // What the server did not say, or not to this user, moves nothing.
+    let forged = [KeyLease { count: 1000, ..leases[1] }, KeyLease { first: 1_000_000, ..leases[1] }];
+    tell(&ann, &forged);
+    tell(&Phone::new("bob"), &leases);
+    assert_eq!(server_value(&mut db.connect(), "SELECT last_value FROM note_id_seq"), "1");
+    // Told twice, or of what the sequence has passed, it stays where it is.
+    for _ in 0..2 {
+        tell(&ann, &leases);
+        assert_eq!(server_value(&mut db.connect(), "SELECT last_value FROM note_id_seq"), "301");
+    }
+    assert_eq!(server_value(&mut db.connect(), "SELECT count(*) FROM sync.key_lease"), "2");
+    assert_eq!(server_value(&mut db.connect(), "INSERT INTO note (body) VALUES ('the server''s') RETURNING id"), "302");
+    // Numbers that only a lease can have are taken.
+    let mut server = db.connect();
+    ann.accepted(&mut server, insert("always", leases[0].first, &[("body", text("ann's"))]));
+    assert_eq!(runs(&ann.push_and_want(&mut server, vec![], &[("note", 1)])), [(303, 1, 1)]);
 }

@@ -8,9 +8,11 @@
 //! - [`stop`]: the process ends after the n-th call that writes; or the power goes there
 //! - [`errors`]: the n-th call of SQLite to the disk fails
 //! - [`memory`]: the n-th allocation fails
+//! - [`files`]: a file that was saved comes back
 //! - [`kill`]: an application is killed at any moment, again and again
 
 mod errors;
+mod files;
 mod kill;
 mod memory;
 mod stop;

@@ -40,11 +40,30 @@ $$;
 COMMENT ON FUNCTION sync.keep_records() IS
     'How long conflicts, and what merged and rejected batches did, are kept: the setting sync.keep_records, 90 days by default.';
 
+-- Exactly once, for ever, in 60 bytes: what a device sends again after its batch has left sync.batch is still known.
+CREATE TABLE sync.old_batch (
+    random uuid PRIMARY KEY,
+    device uuid NOT NULL,
+    merged boolean NOT NULL
+);
+COMMENT ON TABLE sync.old_batch IS 'Names of batches that were accepted or merged so long ago that nothing else of them is kept.';
+SELECT pg_catalog.pg_extension_config_dump('sync.old_batch', '');
+CREATE INDEX batch_pushed ON sync.batch USING brin (pushed);
+
 CREATE FUNCTION sync.expire_records() RETURNS void
     LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     UPDATE sync.batch b SET content = NULL, answer = NULL, claims = NULL, attempts = '[]'
     WHERE b.content IS NOT NULL AND b.pushed < now() - sync.keep_records();
     DELETE FROM sync.conflict c WHERE c.at < now() - sync.keep_records();
+    -- The log names batches for a lease, histories name them for as long as they are kept.
+    WITH old AS (
+        DELETE FROM sync.batch b
+        WHERE b.verdict <> 'rejected' AND b.pushed < now() - greatest(sync.keep_records(), sync.lease(), (SELECT max(k.keep) FROM sync.kept_table k))
+        RETURNING b.random, b.device, b.verdict, b.repeats
+    )
+    INSERT INTO sync.old_batch (random, device, merged)
+    SELECT o.random, o.device, o.verdict = 'merged' FROM old o WHERE NOT o.repeats
+    ON CONFLICT DO NOTHING;
 $$;
 COMMENT ON FUNCTION sync.expire_records() IS 'Lets go of records that are older than sync.keep_records(); called by maintain.';
 

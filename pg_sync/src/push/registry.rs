@@ -84,7 +84,10 @@ pub fn known(request: &PushRequest) -> HashMap<[u8; 16], Known> {
     let read = Spi::connect(|c| {
         let mut known = HashMap::new();
         let rows = c.select(
-            "SELECT random, user_id, verdict, code, message, subject, answer FROM sync.batch WHERE random = ANY ($1) AND NOT repeats",
+            "SELECT random, user_id, verdict, code, message, subject, answer FROM sync.batch WHERE random = ANY ($1) AND NOT repeats
+             UNION ALL
+             SELECT o.random, coalesce(d.user_id, ''), CASE WHEN o.merged THEN 'merged' ELSE 'accepted' END, '', '', '', NULL
+             FROM sync.old_batch o LEFT JOIN sync.device d USING (device) WHERE o.random = ANY ($1)",
             None,
             &[randoms.into()],
         )?;

@@ -4,7 +4,7 @@ use postgres::Client;
 use sync_shared::envelope::decode;
 use sync_shared::message::Delta;
 use sync_tests::compare::{assert_same, assert_verified, server_rows, server_value};
-use sync_tests::device::server_pull;
+use sync_tests::device::{server_pull, server_push};
 use sync_tests::{Cluster, Database, Device};
 
 /// What a repair moved.
@@ -196,4 +196,43 @@ fn a_repair_of_many_pages_beside_writers_is_exact() {
     device.sync(&mut server);
     assert_same(&device, &mut server, "SELECT * FROM place");
     assert_verified(&device);
+}
+
+#[test]
+fn a_device_past_its_lease_gets_what_differs_and_keeps_its_unsent_writes() {
+    let (db, mut server, device) = many(20_000);
+    device.run("UPDATE place SET name = 'mine' WHERE size = 5");
+    db.run("UPDATE place SET name = 'theirs' WHERE size BETWEEN 100 AND 109; DELETE FROM place WHERE size = 110");
+    server.batch_execute("SET sync.lease = '0 seconds'; SELECT pg_current_xact_id()").expect("a lease that is over");
+    (0..2).for_each(|_| server.batch_execute("SELECT sync.maintain()").expect("maintenance"));
+    assert_eq!(server_value(&mut server, "SELECT count(*) FROM sync.op"), "0", "nothing is left of what the device missed");
+    let moved = pull(&device, &mut server);
+    assert!(moved.rows < 2_000 && moved.round_trips <= 4, "{moved:?}");
+    assert_eq!(device.value("SELECT name FROM place WHERE size = 5"), "mine");
+    server.batch_execute("RESET sync.lease").expect("a lease");
+    device.sync(&mut server);
+    assert_eq!(server_value(&mut server, "SELECT name FROM place WHERE size = 5"), "mine");
+    assert_same(&device, &mut server, "SELECT * FROM place");
+    assert_verified(&device);
+    assert!(server_rows(&mut server, "SELECT * FROM sync.verify_table('place')").is_empty());
+}
+
+#[test]
+fn a_batch_of_which_only_the_name_is_left_is_not_applied_again() {
+    let (_db, mut server, device) = many(10);
+    device.run("INSERT INTO place VALUES ('00000000-0000-0000-0000-00000000000b', 'once', 0)");
+    let batches = device.pending_ops().expect("a batch");
+    server_push(&mut server, &device.user, &batches).expect("a reply");
+    let past =
+        "UPDATE sync.batch SET pushed = pushed - interval '100 days'; SELECT sync.maintain(); DELETE FROM place WHERE size = 0";
+    server.batch_execute(past).expect("a hundred days pass");
+    assert_eq!(server_value(&mut server, "SELECT count(*) FROM sync.batch"), "0");
+    // The reply was lost, and the device is back: as itself, then as a copy that got another identity.
+    server_push(&mut server, &device.user, &batches).expect("a reply");
+    server.batch_execute("UPDATE sync.device SET last_number = 0, last_random = NULL").expect("a new identity");
+    let reply = server_push(&mut server, &device.user, &batches).expect("a reply");
+    assert_eq!(device.apply(&reply).expect("a reply is applied").verdicts("accepted"), 1);
+    device.sync(&mut server);
+    assert_eq!(server_value(&mut server, "SELECT count(*) FROM place WHERE size = 0"), "0");
+    assert_same(&device, &mut server, "SELECT * FROM place");
 }

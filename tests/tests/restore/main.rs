@@ -10,6 +10,7 @@ mod kill;
 mod losses;
 mod standby;
 mod wander;
+mod writers;
 
 use sync_tests::Cluster;
 

@@ -163,12 +163,17 @@ impl Cluster {
     /// Kills the postmaster and all its children with SIGKILL, and waits until nothing of them is left.
     pub fn kill(&self) {
         let mut server = self.server.lock().expect("no test panics while it kills a server").take().expect("the server runs");
-        let mut pids = children(server.id());
-        pids.insert(0, server.id());
-        for pid in &pids {
-            // One that has ended by itself is as good.
-            let _gone = Command::new("kill").args(["-KILL", &pid.to_string()]).stderr(Stdio::null()).status();
+        // One that has ended by itself is as good.
+        let signal =
+            |name: &str, pid: u32| drop(Command::new("kill").args([name, &pid.to_string()]).stderr(Stdio::null()).status());
+        // So that it makes no more of them meanwhile; one that it is just making comes before it stops.
+        signal("-STOP", server.id());
+        while stat(server.id()).is_some_and(|stat| !["T", "Z"].contains(&stat[0].as_str())) {
+            std::thread::sleep(Duration::from_millis(1));
         }
+        let mut pids = children(server.id());
+        pids.push(server.id());
+        pids.iter().for_each(|pid| signal("-KILL", *pid));
         server.wait().expect("the server ends");
         let deadline = Instant::now() + Duration::from_secs(30);
         while pids.iter().any(|pid| is_alive(*pid)) {

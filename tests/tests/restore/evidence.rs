@@ -145,5 +145,7 @@ fn a_pass_over_several_pages_is_noticed_too() {
     for i in 0..20 {
         lists.run(&format!("UPDATE item SET body = 'under ids that the page has seen' WHERE id = {}", 10000 + i));
     }
+    let answers = lists.ann.pull(&mut lists.server);
+    assert!(answers[0].0["message"].as_str().is_some_and(|m| m.contains("history has changed")), "{answers:?}");
     lists.check();
 }

@@ -63,6 +63,34 @@ fn a_standby_that_is_behind_says_so_and_shows_no_step_back() {
 }
 
 #[test]
+fn a_download_that_began_on_the_primary_does_not_go_on_where_less_is_visible() {
+    let primary = leaked(Cluster::start(""));
+    let mut lists = Lists::on(primary);
+    let standby = leaked(primary.standby(""));
+    lists.run("INSERT INTO item SELECT i, 2, repeat('x', 1000) FROM generate_series(10000, 10199) i");
+    lists.sync();
+    primary.wait_for(standby);
+    let mut replica = standby.same(&lists.db).connect();
+    replica.batch_execute("SELECT pg_wal_replay_pause()").expect("replay pauses");
+    lists.run("UPDATE item SET body = repeat('y', 1000) WHERE id >= 10000");
+    lists.ann.run("UPDATE sync_setting SET value = 16384 WHERE name = 'page_bytes'");
+    let mut ask = |server: &mut postgres::Client| {
+        let reply = server_pull(server, &lists.ann.user, &lists.ann.pull_request()).expect("an answer");
+        lists.ann.apply(&reply).expect("it is applied")
+    };
+    // The device's cursor is known to the standby; what its first page has seen is not.
+    lists.bob.pull(&mut replica);
+    assert_eq!(lists.bob.value("SELECT count(*) FROM sync_status WHERE name = 'notice' AND value IS NOT NULL"), "0");
+    assert_eq!(ask(&mut lists.server).kind(), "delta");
+    assert_eq!(ask(&mut replica).kind(), "notice", "a page that lacks what the one before had");
+    replica.batch_execute("SELECT pg_wal_replay_resume()").expect("replay goes on");
+    primary.wait_for(standby);
+    while ask(&mut replica).more() {}
+    lists.bob.pull(&mut replica);
+    lists.check_as_it_is();
+}
+
+#[test]
 fn a_device_that_begins_on_a_standby_goes_on_anywhere() {
     let primary = leaked(Cluster::start(""));
     let mut lists = Lists::on(primary);

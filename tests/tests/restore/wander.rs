@@ -201,6 +201,8 @@ impl World {
     /// Whole transactions, no step back, and the device's own writes.
     fn look(&mut self, who: usize) {
         let device = [&self.lists.ann, &self.lists.bob][who];
+        let notice = device.rows("SELECT value FROM sync_status WHERE name = 'notice' AND value LIKE '%differed%'");
+        assert!(notice.is_empty(), "what was published was not what the server had: {notice:?}");
         let torn =
             device.rows("SELECT a.id, a.n, b.n FROM tick a JOIN tick b ON b.id = a.id + 100 WHERE a.id < 100 AND a.n <> b.n");
         assert!(torn.is_empty(), "half of a transaction is shown: {torn:?}");

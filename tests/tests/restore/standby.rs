@@ -74,7 +74,7 @@ fn a_download_that_began_on_the_primary_does_not_go_on_where_less_is_visible() {
     replica.batch_execute("SELECT pg_wal_replay_pause()").expect("replay pauses");
     lists.run("UPDATE item SET body = repeat('y', 1000) WHERE id >= 10000");
     lists.ann.run("UPDATE sync_setting SET value = 16384 WHERE name = 'page_bytes'");
-    let mut ask = |server: &mut postgres::Client| {
+    let ask = |server: &mut postgres::Client| {
         let reply = server_pull(server, &lists.ann.user, &lists.ann.pull_request()).expect("an answer");
         lists.ann.apply(&reply).expect("it is applied")
     };

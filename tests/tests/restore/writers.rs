@@ -40,7 +40,7 @@ fn transaction(client: &mut Client, writer: usize, rng: &mut Rng) -> Result<u32,
         2 => format!("BEGIN; {}; {}; {}; {}; COMMIT", both(own), both(some), both(other), both(own)),
         _ => format!("BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT sum(n) FROM tick; {}; {}; COMMIT", both(own), both(own)),
     };
-    if writer % 8 == 0 {
+    if writer.is_multiple_of(8) {
         client.batch_execute(&sql.replace("COMMIT", &format!("PREPARE TRANSACTION 'w{writer}'")))?;
         client.batch_execute(&format!("COMMIT PREPARED 'w{writer}'"))?;
     } else {

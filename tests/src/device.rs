@@ -110,7 +110,8 @@ impl Device {
     pub fn copy(&self) -> Device {
         let mut copy = Device::for_user(self.user.clone());
         copy.close();
-        self.run("PRAGMA wal_checkpoint(TRUNCATE)");
+        // In an empty file that nothing was read from, SQLite's first checkpoint fails where a TEMP table was made.
+        self.run("SELECT count(*) FROM sqlite_schema; PRAGMA wal_checkpoint(TRUNCATE)");
         std::fs::copy(self.path(), copy.path()).expect("a device file is copied");
         copy.open();
         copy

@@ -10,6 +10,7 @@
 //! - [`first_sync`]: what the server pays for a first sync, and [`device`]: what the device pays for it
 //! - [`local`]: what a writer on the device pays
 //! - [`polls`]: pulls that find nothing or little
+//! - [`pushes`]: pushes of one change
 //! - [`latency`]: from a commit to another device
 //! - [`peers`]: other systems, on the device, through one driver
 
@@ -22,6 +23,7 @@ mod machine;
 mod peers;
 mod plain;
 mod polls;
+mod pushes;
 mod report;
 mod server;
 mod stats;
@@ -31,7 +33,7 @@ use report::Report;
 
 const HELP: &str = "usage: ./dev bench [NAME...] [--rounds N] [--quick]
 
-  NAME        measure only these, and write no files: capture first-sync device local polls latency peers
+  NAME        measure only these, and write no files: capture first-sync device local polls pushes latency peers
   --rounds N  rounds in which the contenders take turns; 5, or 3 with --quick
   --quick     fewer rows and shorter rounds: to see whether it works, not for figures
 
@@ -61,6 +63,7 @@ const MEASURES: &[(&str, Measure)] = &[
     ("device", device::run),
     ("local", local::run),
     ("polls", polls::run),
+    ("pushes", pushes::run),
     ("latency", latency::run),
     ("peers", peers::run),
 ];

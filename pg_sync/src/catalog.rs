@@ -94,7 +94,7 @@ pub fn has_moved() -> bool {
 pub fn waiting_tables() -> Vec<i64> {
     let sql =
         "SELECT pg_catalog.array_agg((content ->> 'tag')::bigint) FROM sync.carried WHERE kind = 'table' AND problem IS NOT NULL";
-    let tags = Spi::connect(|c| c.select(sql, Some(1), &[])?.first().get_one::<Vec<i64>>());
+    let tags = Spi::connect(|c| c.select(Kept(sql), Some(1), &[])?.first().get_one::<Vec<i64>>());
     spi("reading sync.carried", tags).unwrap_or_default()
 }
 

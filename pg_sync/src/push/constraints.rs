@@ -2,6 +2,7 @@
 
 use super::role;
 use crate::error::spi;
+use crate::query::Kept;
 use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
 
@@ -19,13 +20,15 @@ impl Modes {
     pub fn read() -> Self {
         let found = Spi::connect(|c| {
             c.select(
-                "SELECT coalesce(bool_or(c.deferred), false),
+                Kept(
+                    "SELECT coalesce(bool_or(c.deferred), false),
                         string_agg(format('%I.%I', c.nspname, c.conname), ', ') FILTER (WHERE c.immediate AND NOT c.deferred),
                         coalesce(bool_or(c.deferred AND c.immediate), false)
                  FROM (SELECT n.nspname, k.conname, bool_or(k.condeferred) AS deferred, bool_or(NOT k.condeferred) AS immediate
                        FROM pg_constraint k JOIN pg_namespace n ON n.oid = k.connamespace
                        WHERE k.condeferrable AND (n.nspname NOT LIKE 'pg_temp_%' OR n.oid = pg_my_temp_schema())
                        GROUP BY 1, 2) AS c",
+                ),
                 Some(1),
                 &[],
             )?

@@ -37,6 +37,7 @@ use crate::capture::log::set_edited;
 use crate::catalog;
 use crate::error::{raise, spi};
 use crate::identity;
+use crate::query::Kept;
 use crate::render::pinned;
 use author::Authors;
 use constraints::Modes;
@@ -119,7 +120,8 @@ fn answer(request: &PushRequest, user: String, writer: Oid, claims: Option<Strin
     };
     let message = if message.is_empty() { refused } else { message };
     // Verification of small tables begins by itself. Reading which are left costs next to nothing.
-    pinned(|| spi("building sums", Spi::run("SELECT sync.build_small() FROM sync.entry WHERE state = 'building' LIMIT 1")));
+    let build = Kept("SELECT sync.build_small() FROM sync.entry WHERE state = 'building' LIMIT 1");
+    pinned(|| spi("building sums", Spi::connect_mut(|c| c.update(build, None, &[]).map(|_| ()))));
     PushReply { leases, ..reply(state, &message, last, results) }
 }
 

@@ -2,6 +2,7 @@
 
 use super::refusal::Refusal;
 use crate::error::{raise, spi};
+use crate::query::Kept;
 use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
 use pgrx::Uuid as PgUuid;
@@ -52,7 +53,7 @@ pub fn lock(id: Uuid, user: &str) -> Device {
         Spi::connect_mut(|c| {
             let sql =
                 "SELECT user_id, last_number, last_random, revoked IS NOT NULL FROM sync.device WHERE device = $1 FOR UPDATE";
-            let mut rows = c.update(sql, Some(1), &[pg(id).into()])?;
+            let mut rows = c.update(Kept(sql), Some(1), &[pg(id).into()])?;
             let Some(row) = rows.next() else { return Ok(None) };
             let number = row.get::<i64>(2)?.unwrap_or_default();
             let random = row.get::<PgUuid>(3)?;
@@ -83,14 +84,11 @@ pub fn known(request: &PushRequest) -> HashMap<[u8; 16], Known> {
     let randoms: Vec<PgUuid> = request.batches.iter().map(|b| pg_random(&b.id.random)).collect();
     let read = Spi::connect(|c| {
         let mut known = HashMap::new();
-        let rows = c.select(
-            "SELECT random, user_id, verdict, code, message, subject, answer FROM sync.batch WHERE random = ANY ($1) AND NOT repeats
+        let sql = "SELECT random, user_id, verdict, code, message, subject, answer FROM sync.batch WHERE random = ANY ($1) AND NOT repeats
              UNION ALL
              SELECT o.random, coalesce(d.user_id, ''), CASE WHEN o.merged THEN 'merged' ELSE 'accepted' END, '', '', '', NULL
-             FROM sync.old_batch o LEFT JOIN sync.device d USING (device) WHERE o.random = ANY ($1)",
-            None,
-            &[randoms.into()],
-        )?;
+             FROM sync.old_batch o LEFT JOIN sync.device d USING (device) WHERE o.random = ANY ($1)";
+        let rows = c.select(Kept(sql), None, &[randoms.into()])?;
         for row in rows {
             let Some(random) = row.get::<PgUuid>(1)? else { continue };
             let verdict = match row.get::<String>(3)?.as_deref() {
@@ -130,10 +128,10 @@ pub fn remember(device: &Device, last: Option<BatchId>, records: &[Record<'_>], 
             let answer = (keeps && !record.result.conflicts.is_empty()).then(|| answer(&record.result)).flatten();
             let claims = claims.filter(|_| verdict == "rejected");
             c.update(
-                "INSERT INTO sync.batch (device, number, random, xid, snapshot, user_id, edited, verdict, code, message, subject,
+                Kept("INSERT INTO sync.batch (device, number, random, xid, snapshot, user_id, edited, verdict, code, message, subject,
                      content, answer, repeats, role, claims, note)
                  VALUES ($1, $2, $3, pg_current_xact_id(), pg_current_snapshot(), $4, to_timestamp($5 / 1000000.0), $6, $7, $8, $9,
-                     $10, $11, $12, (SELECT rolname::text FROM pg_roles WHERE oid = $13), $14::jsonb, $15::jsonb)",
+                     $10, $11, $12, (SELECT rolname::text FROM pg_roles WHERE oid = $13), $14::jsonb, $15::jsonb)"),
                 None,
                 &[
                     pg(device.id).into(),
@@ -156,10 +154,14 @@ pub fn remember(device: &Device, last: Option<BatchId>, records: &[Record<'_>], 
         }
         if !records.is_empty() {
             // A sequence that went back in a crash (of a database made from a template) must not stop pushes.
-            c.update("INSERT INTO sync.mark (random, at) VALUES (gen_random_uuid(), now()) ON CONFLICT DO NOTHING", None, &[])?;
+            c.update(
+                Kept("INSERT INTO sync.mark (random, at) VALUES (gen_random_uuid(), now()) ON CONFLICT DO NOTHING"),
+                None,
+                &[],
+            )?;
         }
         c.update(
-            "UPDATE sync.device SET seen = now(), last_number = $2, last_random = $3 WHERE device = $1",
+            Kept("UPDATE sync.device SET seen = now(), last_number = $2, last_random = $3 WHERE device = $1"),
             None,
             &[pg(device.id).into(), last.map_or(0, |l| l.number).into(), last.map(|l| pg_random(&l.random)).into()],
         )?;

@@ -11,7 +11,7 @@ use crate::catalog::{self, KeySequence, SyncedTable};
 use crate::error::spi;
 use crate::expr::quote;
 use crate::identity;
-use crate::query::operator;
+use crate::query::{operator, Kept};
 use crate::render::{pinned, Renderer};
 use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
@@ -45,7 +45,8 @@ pub fn of(request: &PushRequest, writer: Oid) -> HashMap<Tag, Target> {
     }
     let relations = Spi::connect(|c| {
         let mut relations = Vec::new();
-        let rows = c.select("SELECT relid::oid FROM sync.synced_table WHERE tag = ANY ($1)", None, &[tags.clone().into()])?;
+        let rows =
+            c.select(Kept("SELECT relid::oid FROM sync.synced_table WHERE tag = ANY ($1)"), None, &[tags.clone().into()])?;
         for row in rows {
             relations.extend(row.get::<Oid>(1)?);
         }

@@ -13,6 +13,7 @@ pub mod set;
 pub mod text;
 
 use crate::error::spi;
+use crate::query::Kept;
 use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
 use std::collections::HashMap;
@@ -161,7 +162,7 @@ pub fn read(relations: &[Oid]) -> HashMap<Oid, Policies> {
         let sql = "SELECT f.relid, f.attnum, f.event, f.policy, f.handler, f.handler_name, f.fresh, f.link, f.collated_by
              FROM (SELECT p.relid FROM sync.policy p WHERE p.relid = ANY ($1) LIMIT 1) AS declared
              CROSS JOIN LATERAL sync.policies_of(CASE WHEN declared.relid IS NOT NULL THEN $1 END) AS f";
-        for row in client.select(sql, None, &[relations.to_vec().into()])? {
+        for row in client.select(Kept(sql), None, &[relations.to_vec().into()])? {
             let policies = found.entry(row.get::<Oid>(1)?.unwrap_or(Oid::INVALID)).or_default();
             let attnum = row.get::<i16>(2)?.unwrap_or_default();
             let event = row.get::<String>(3)?.unwrap_or_default();

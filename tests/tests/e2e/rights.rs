@@ -264,7 +264,9 @@ fn who_may_do_what_in_the_schema_sync() {
     assert!(tables.len() > 10);
     for table in tables {
         let [table, kind] = &table[..] else { panic!("two columns") };
-        assert_eq!(code(&mut by_admin, &format!("SELECT * FROM {table} LIMIT 1")), "", "{table}");
+        // Who knows the secret could forge what only the server may have said.
+        let expected = if table == "sync.secret" { "42501" } else { "" };
+        assert_eq!(code(&mut by_admin, &format!("SELECT * FROM {table} LIMIT 1")), expected, "{table}");
         if kind == "r" {
             assert_eq!(code(&mut by_admin, &format!("DELETE FROM {table}")), "42501", "{table}");
         }

@@ -79,8 +79,8 @@ fn a_recovery_to_a_point_that_no_device_has_passed_changes_nothing() {
     lists.check();
 }
 
-#[test]
-fn a_disk_is_put_back_and_counts_on_past_what_devices_saw() {
+/// A cluster whose disk was saved as "copy" before devices saw what came after.
+fn ahead_of_a_saved_disk() -> (&'static Cluster, Lists) {
     let cluster = leaked(Cluster::start(""));
     let mut lists = Lists::on(cluster);
     before(&mut lists);
@@ -89,6 +89,12 @@ fn a_disk_is_put_back_and_counts_on_past_what_devices_saw() {
     cluster.launch();
     lists.server = lists.db.connect();
     after(&mut lists);
+    (cluster, lists)
+}
+
+#[test]
+fn a_disk_is_put_back_and_counts_on_past_what_devices_saw() {
+    let (cluster, mut lists) = ahead_of_a_saved_disk();
     cluster.kill();
     cluster.put_back("copy");
     cluster.launch();
@@ -99,14 +105,7 @@ fn a_disk_is_put_back_and_counts_on_past_what_devices_saw() {
 
 #[test]
 fn transaction_ids_begin_far_higher_after_a_reset() {
-    let cluster = leaked(Cluster::start(""));
-    let mut lists = Lists::on(cluster);
-    before(&mut lists);
-    cluster.stop();
-    cluster.save("copy");
-    cluster.launch();
-    lists.server = lists.db.connect();
-    after(&mut lists);
+    let (cluster, mut lists) = ahead_of_a_saved_disk();
     cluster.stop();
     cluster.put_back("copy");
     cluster.set_next_xid(3, 1_000_000_000);

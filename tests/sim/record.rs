@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
-use std::process::Command;
 
 /// The results of one range of seeds.
 pub struct Range {
@@ -16,16 +15,14 @@ pub struct Range {
 }
 
 fn file() -> PathBuf {
-    sync_tests::build::root().join("target/sim-results.tsv")
+    sync_tests::build::record("sim-results.tsv")
 }
 
 /// Appends a line.
 pub fn append(range: &Range) -> std::io::Result<()> {
-    let file = file();
-    fs::create_dir_all(file.parent().expect("a folder"))?;
-    let mut out = fs::File::options().append(true).create(true).open(file)?;
+    let mut out = fs::File::options().append(true).create(true).open(file())?;
     let Range { mode, first, last, passed, failed, seconds } = range;
-    writeln!(out, "{mode}\t{first}\t{last}\t{passed}\t{failed}\t{seconds:.0}\t{}", commit())
+    writeln!(out, "{mode}\t{first}\t{last}\t{passed}\t{failed}\t{seconds:.0}\t{}", sync_tests::build::commit())
 }
 
 /// The first seed from `first` on that no recorded range of this mode covers.
@@ -41,14 +38,4 @@ pub fn next(mode: &str, first: u64) -> u64 {
         .collect();
     ranges.sort_unstable();
     ranges.into_iter().fold(first, |next, (from, to)| if from <= next && to >= next { to + 1 } else { next })
-}
-
-/// The commit that runs, and whether the tree differs from it.
-fn commit() -> String {
-    let git = |args: &[&str]| {
-        let output = Command::new("git").arg("-C").arg(sync_tests::build::root()).args(args).output().ok()?;
-        Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    };
-    let changed = git(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|s| !s.is_empty());
-    git(&["rev-parse", "--short", "HEAD"]).unwrap_or_default() + if changed { "+" } else { "" }
 }

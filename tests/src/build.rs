@@ -1,6 +1,7 @@
 //! Where the built extensions are.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// The repository.
 pub fn root() -> PathBuf {
@@ -31,4 +32,21 @@ pub fn version() -> String {
     let control = std::fs::read_to_string(root().join("pg_sync/pg_sync.control")).expect("pg_sync.control can be read");
     let line = control.lines().find(|line| line.starts_with("default_version")).expect("pg_sync.control names a default_version");
     line.split('\'').nth(1).expect("default_version is quoted").to_owned()
+}
+
+/// A file in `target` to which long runs append what they did, in a folder that is there.
+pub fn record(name: &str) -> PathBuf {
+    let folder = root().join("target");
+    std::fs::create_dir_all(&folder).expect("the folder is made");
+    folder.join(name)
+}
+
+/// The commit that runs, with a + where files differ from it.
+pub fn commit() -> String {
+    let git = |args: &[&str]| {
+        let output = Command::new("git").arg("-C").arg(root()).args(args).output().ok()?;
+        Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let changed = git(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|s| !s.is_empty());
+    git(&["rev-parse", "--short", "HEAD"]).unwrap_or_default() + if changed { "+" } else { "" }
 }

@@ -6,6 +6,7 @@ use crate::world::{dump, state, Journal, Scene, World};
 use rusqlite::Connection;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Instant;
 use sync_tests::vfs::{self, Fault};
 
 /// What an application may be told.
@@ -39,9 +40,27 @@ fn make(scene: &Scene, connection: &Connection, failing: &Failing<'_>, at: u32) 
     (told, met)
 }
 
-/// Lets every selected call of a scene fail. Answers how often each answer was given.
-pub fn every_point(scene: &Scene, path: &Path, journal: Journal, failing: &Failing<'_>) -> BTreeMap<String, u32> {
-    let mut told: BTreeMap<String, u32> = BTreeMap::new();
+/// What came of the points that were tried.
+#[derive(Default)]
+pub struct Tried {
+    /// How often the application was told what.
+    pub told: BTreeMap<String, u32>,
+    /// The last of them.
+    pub upto: u32,
+    /// How many there are.
+    pub total: u32,
+}
+
+/// Lets the calls of a scene fail that `choose` picks out of so many, until the time is over.
+pub fn every_point(
+    scene: &Scene,
+    path: &Path,
+    journal: Journal,
+    failing: &Failing<'_>,
+    choose: &dyn Fn(u32) -> Vec<u32>,
+    until: Option<Instant>,
+) -> Tried {
+    let mut tried = Tried::default();
     let [_, after] = scene.states(path);
     let set = || {
         scene.place(path, journal);
@@ -53,12 +72,16 @@ pub fn every_point(scene: &Scene, path: &Path, journal: Journal, failing: &Faili
     let mut connection = set();
     let before = dump(&connection);
     make(scene, &connection, failing, u32::MAX);
-    let all = points((failing.counted)(), 50);
+    tried.total = (failing.counted)();
     connection = again(connection, &set);
-    for at in all.into_iter().filter(|at| *at > 0) {
+    for at in choose(tried.total).into_iter().filter(|at| *at > 0) {
+        if until.is_some_and(|until| Instant::now() > until) {
+            break;
+        }
+        tried.upto = at;
         let what = format!("{}, {journal:?}, {} {at}", scene.name, failing.name);
         let (error, met) = make(scene, &connection, failing, at);
-        *told.entry(error.clone().unwrap_or_default()).or_default() += 1;
+        *tried.told.entry(error.clone().unwrap_or_default()).or_default() += 1;
         if let Some(error) = &error {
             assert!(PLAIN.iter().any(|plain| error.contains(plain)), "{what}: {error}");
             assert!(dump(&connection) == before, "{what}: {error}, but something changed");
@@ -75,7 +98,7 @@ pub fn every_point(scene: &Scene, path: &Path, journal: Journal, failing: &Faili
             break;
         }
     }
-    told
+    tried
 }
 
 /// Closes the file before it is placed anew.
@@ -91,7 +114,8 @@ fn on_the_disk(name: &str, fault: fn(u32) -> Fault) {
     for journal in [Journal::Wal, Journal::Delete] {
         let mut told: BTreeMap<String, u32> = BTreeMap::new();
         for scene in &world.scenes {
-            for (text, times) in every_point(scene, &world.path(), journal, &failing) {
+            let tried = every_point(scene, &world.path(), journal, &failing, &|total| points(total, 50), None);
+            for (text, times) in tried.told {
                 *told.entry(text).or_default() += times;
             }
         }

@@ -50,7 +50,7 @@ fn run_and_kill(device: &Path, socket: &Path, database: &str, from: u64, after: 
 
 #[test]
 fn faults_an_application_is_killed_again_and_again() {
-    let seconds = std::env::var("FAULTS_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(12);
+    let seconds = crate::seconds().unwrap_or(12);
     let db = Cluster::shared().database();
     db.run(TABLES);
     db.run("INSERT INTO other SELECT i, md5(i::text) FROM generate_series(1, 200) i");

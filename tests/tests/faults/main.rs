@@ -23,6 +23,11 @@ fn all() -> bool {
     std::env::var("FAULTS").is_ok_and(|v| v == "all")
 }
 
+/// How long a test that goes on and on may take, where `FAULTS_SECONDS` says so.
+fn seconds() -> Option<u64> {
+    std::env::var("FAULTS_SECONDS").ok()?.parse().ok()
+}
+
 /// The points to try out of so many: on other days `some` of them, spread evenly, with the last ones, around the commit; and one that is never
 /// reached.
 fn points(total: u32, some: u32) -> Vec<u32> {

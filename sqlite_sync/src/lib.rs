@@ -5,7 +5,7 @@
 //! - [`functions`]: the SQL functions, and their arguments
 //! - [`apply`]: `apply_delta`, one transaction per message; staging of pages
 //! - [`pull`]: `pull_request`; [`wipe`]: `sync_sign_out`; [`sums`]: `sync_verify` and the sums for the server
-//! - [`records`]: rejected batches and conflicts, retried or discarded; [`lost`]: rows that the server has lost, given back or discarded
+//! - [`records`]: rejected batches and conflicts, retried or discarded; [`lost`]: rows that went without anybody's write, given back or discarded
 //! - [`publish`]: pages become visible rows, with membership and sums
 //! - [`answer`]: the server's verdicts; [`batch`]: local transactions on their way; [`seal`]: the capture log becomes batches
 //! - [`order`]: which of them go first; [`keys`]: leased keys; [`rekey`]: rows that get another key

@@ -1,6 +1,7 @@
-//! Rows that a server which went back in time does not have any more, or has as something else: kept, and given back on demand.
+//! Rows that went without anybody's write: kept, and given back on demand. A server which went back in time does not have them any more,
+//! or has them as something else; or they were in no bucket.
 //!
-//! Only the first complete publish after such a notice keeps them. Rows of buckets that the user may not hold any longer go without
+//! Of a server's losses only the first complete publish after its notice keeps any. Rows of buckets that the user may not hold any longer go without
 //! a trace. A row that the server has again as it was, because a device has sent its writes again, is lost no more.
 
 use crate::error::{Error, Result};
@@ -20,20 +21,41 @@ pub fn is_restored(db: Db<'_>) -> Result<bool> {
     Ok(meta::number(db, "restored")? != 0)
 }
 
+/// Why a row was kept.
+#[derive(Clone, Copy)]
+pub enum Why<'a> {
+    /// The server went back in time; it has this row in its place, or none.
+    Server(Option<&'a [Value]>),
+    /// No bucket has the row, and no unsent write explains it.
+    Stray,
+}
+
+impl Why<'_> {
+    fn reason(self) -> &'static str {
+        match self {
+            Why::Server(None) => "the server went back in time and has lost this row",
+            Why::Server(Some(_)) => "the server went back in time and has another version of this row",
+            Why::Stray => {
+                "sync_verify found this row in no bucket and in no unsent write, and removed it: something wrote it past the capture triggers"
+            }
+        }
+    }
+}
+
 /// Writes rows to `sync_lost`.
 pub struct Keeper<'c>(Statement<'c>);
 
 impl<'c> Keeper<'c> {
     pub fn new(db: Db<'c>) -> Result<Self> {
-        let sql = "INSERT INTO main.sync_lost(at, table_name, key, row, server, tbl, body) SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7 \
+        let sql = "INSERT INTO main.sync_lost(at, table_name, key, row, server, tbl, body, reason) SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8 \
              WHERE NOT EXISTS (SELECT 1 FROM main.sync_lost WHERE tbl = ?6 AND key = ?3 AND body = ?7)";
         Ok(Keeper(db.prepare(sql)?))
     }
 
-    /// Keeps a row that was here; `server` is what the server has in its place.
-    pub fn keep(&mut self, info: &TableInfo, row: &[Value], server: Option<&[Value]>) -> Result<()> {
+    /// Keeps a row that was here.
+    pub fn keep(&mut self, info: &TableInfo, row: &[Value], why: Why<'_>) -> Result<()> {
         let texts = [json::of_key(&info.key_of(row).0).to_string(), of_row(info, row).to_string()];
-        let server = server.map(|row| of_row(info, row).to_string());
+        let server = if let Why::Server(Some(row)) = why { Some(of_row(info, row).to_string()) } else { None };
         let body = pack(info, &row.iter().map(Value::as_ref).collect::<Vec<_>>());
         self.0.run(&[
             ValueRef::Integer(meta::now()),
@@ -43,6 +65,7 @@ impl<'c> Keeper<'c> {
             server.as_deref().map_or(ValueRef::Null, ValueRef::Text),
             ValueRef::Integer(info.id),
             ValueRef::Blob(&body),
+            ValueRef::Text(why.reason()),
         ])
     }
 }

@@ -7,11 +7,12 @@ use crate::file;
 use crate::host::{Answer, Db};
 use crate::json;
 use crate::meta;
-use crate::store::{MaybeRow, Store};
-use crate::table::{quote, Key};
+use crate::store::{pack_change, rest_of, unpack_change, MaybeRow, Store};
+use crate::table::{quote, Key, TableInfo};
 use crate::transaction::transaction;
 use serde_json::json;
-use sync_shared::message::{Change, ChangeKind};
+use std::collections::BTreeMap;
+use sync_shared::message::{Change, ChangeKind, ColumnDefault};
 use sync_shared::{Value, ValueRef};
 
 /// One change of a rejected batch, to be written again.
@@ -23,6 +24,8 @@ struct Plan {
     old: Vec<(usize, Value)>,
     /// What it writes.
     new: Vec<(usize, Value)>,
+    /// What else its row had when it went; None: that is not known.
+    rest: Option<Vec<(usize, Value)>>,
 }
 
 /// What writing a change again means for the row as it is now.
@@ -32,6 +35,7 @@ enum Outcome {
     Already,
     Changed,
     Exists,
+    Made,
     Gone,
 }
 
@@ -42,6 +46,7 @@ impl Outcome {
             Outcome::Already => "already",
             Outcome::Changed => "changed",
             Outcome::Exists => "exists",
+            Outcome::Made => "made",
             Outcome::Gone => "gone",
         }
     }
@@ -52,14 +57,16 @@ impl Outcome {
             Outcome::Already => "the row is so already: nothing was written",
             Outcome::Changed => "the row had changed meanwhile, and was written over",
             Outcome::Exists => "a row with this key exists meanwhile: its columns were written over",
-            Outcome::Gone => "the row is gone: nothing of the batch was written; leave this change out with {\"skip\": true}, or discard the batch",
+            Outcome::Made => "the row was gone: it was made again, as it was last and with what this change writes",
+            Outcome::Gone => "the row is gone, and what else it had is not known: nothing of the batch was written; say all other columns with {\"new\": {...}} to make the row again, leave this change out with {\"skip\": true}, or discard the batch",
         }
     }
 }
 
 /// Writes the changes of a rejected batch again, onto the rows as they are now, as an ordinary local write; the record goes.
 ///
-/// Whole or not at all: where an update finds its row gone, nothing is written and the record stays.
+/// Whole or not at all: where an update finds its row gone and it is not known what else the row had, nothing is written and the record
+/// stays.
 pub fn retry(db: Db<'_>, id: i64, edits: Option<&str>) -> Result<Answer> {
     if !db.triggers(-1) {
         return Err(Error::plain(
@@ -76,9 +83,10 @@ pub fn retry(db: Db<'_>, id: i64, edits: Option<&str>) -> Result<Answer> {
             edit(&store, &mut plans, edits)?;
         }
         let mut outcomes = Vec::with_capacity(plans.len());
-        for plan in &plans {
+        for plan in &mut plans {
+            look_behind(&mut store, plan)?;
             let row = store.visible(plan.at, &plan.key)?;
-            outcomes.push(outcome(plan, &row));
+            outcomes.push(outcome(&store, plan, &row));
         }
         let retried = !outcomes.contains(&Outcome::Gone);
         if retried {
@@ -116,13 +124,43 @@ fn plan(store: &Store<'_>, change: &Change) -> Result<Plan> {
         let pairs = change.columns.iter().zip(values);
         pairs.filter_map(|(tag, value)| info.position(*tag).map(|p| (p, value.clone()))).collect()
     };
-    Ok(Plan { at, kind: change.kind, key: Key(change.key.clone()), old: placed(&change.old), new: placed(&change.new) })
+    let rest = change.rest.as_ref().map(|rest| {
+        let pairs = rest.iter().map(|(tag, value)| (info.position(*tag), value.clone()));
+        pairs.filter_map(|(at, value)| Some((at?, value))).collect()
+    });
+    Ok(Plan { at, kind: change.kind, key: Key(change.key.clone()), old: placed(&change.old), new: placed(&change.new), rest })
 }
 
-fn outcome(plan: &Plan, row: &MaybeRow) -> Outcome {
+/// A row that is deleted here, and that the server has not deleted yet, is known from its shadow.
+fn look_behind(store: &mut Store<'_>, plan: &mut Plan) -> Result<()> {
+    if plan.kind == ChangeKind::Update {
+        if let Some(row) = store.shadow(plan.at, &plan.key)?.and_then(|shadow| shadow.row) {
+            plan.rest = Some(row.into_iter().enumerate().filter(|(_, value)| !value.is_null()).collect());
+        }
+    }
+    Ok(())
+}
+
+/// Whether a row can be made from an update: what else it had is known, and no column that needs a value is without one.
+fn is_whole(store: &Store<'_>, plan: &Plan) -> bool {
+    let info = &store.infos[plan.at];
+    let says = |values: &[(usize, Value)], at: usize| values.iter().any(|(known, value)| *known == at && !value.is_null());
+    let named = |at: usize| plan.new.iter().any(|(known, _)| *known == at);
+    (0..info.tags.len()).filter(|at| !info.keys.contains(at) && !info.table.columns[*at].generated).all(|at| {
+        let column = &info.table.columns[at];
+        let filled = named(at) || plan.rest.as_ref().is_some_and(|rest| says(rest, at));
+        match plan.rest {
+            None => filled,
+            Some(_) => filled || !column.not_null || column.default != ColumnDefault::Nothing,
+        }
+    })
+}
+
+fn outcome(store: &Store<'_>, plan: &Plan, row: &MaybeRow) -> Outcome {
     let is = |row: &[Value], values: &[(usize, Value)]| values.iter().all(|(at, value)| row[*at] == *value);
     match (plan.kind, row) {
         (ChangeKind::Insert, None) => Outcome::Written,
+        (ChangeKind::Update, None) if is_whole(store, plan) => Outcome::Made,
         (ChangeKind::Update, None) => Outcome::Gone,
         (ChangeKind::Delete, None) => Outcome::Already,
         (ChangeKind::Insert | ChangeKind::Update, Some(row)) if is(row, &plan.new) => Outcome::Already,
@@ -138,11 +176,12 @@ fn write(store: &Store<'_>, plan: &Plan, outcome: Outcome) -> Result<()> {
     match (plan.kind, outcome) {
         (_, Outcome::Already | Outcome::Gone) => Ok(()),
         (ChangeKind::Delete, _) => store.db.run(&info.delete(), &plan.key.refs()),
-        (ChangeKind::Insert, Outcome::Written) => {
-            let columns: Vec<_> = plan.new.iter().map(|(at, _)| named(at)).collect();
+        (ChangeKind::Insert, Outcome::Written) | (_, Outcome::Made) => {
+            let row = whole_row(info, plan);
+            let columns: Vec<_> = row.keys().map(named).collect();
             let holes: Vec<_> = (1..=columns.len()).map(|n| format!("?{n}")).collect();
             let sql = format!("INSERT INTO {}({}) VALUES ({})", info.name(), columns.join(", "), holes.join(", "));
-            store.db.run(&sql, &plan.new.iter().map(|(_, v)| v.as_ref()).collect::<Vec<_>>())
+            store.db.run(&sql, &row.values().map(|v| v.as_ref()).collect::<Vec<_>>())
         }
         _ => {
             let set: Vec<_> = plan.new.iter().filter(|(at, _)| !info.keys.contains(at)).collect();
@@ -156,6 +195,35 @@ fn write(store: &Store<'_>, plan: &Plan, outcome: Outcome) -> Result<()> {
             store.db.run(&format!("UPDATE {} SET {} WHERE {}", info.name(), list.join(", "), info.by_key()), &binds)
         }
     }
+}
+
+/// The row that an insert writes, or that an update makes again: what else it had, its key, and what the change writes.
+fn whole_row<'p>(info: &TableInfo, plan: &'p Plan) -> BTreeMap<usize, &'p Value> {
+    let rest = plan.rest.iter().flatten().filter(|(at, _)| !info.table.columns[*at].generated).map(|(at, value)| (*at, value));
+    let key = info.keys.iter().copied().zip(&plan.key.0);
+    rest.chain(key).chain(plan.new.iter().map(|(at, value)| (*at, value))).collect()
+}
+
+/// A row goes because the server deleted it: rejected updates of it keep what else it had, so that they can make it again.
+pub fn keep_rest(store: &Store<'_>, at: usize, key: &Key, row: &[Value]) -> Result<()> {
+    let (db, info, mut scratch) = (store.db, &store.infos[at], Vec::new());
+    let rejected = db.all(
+        "SELECT c.id, c.body FROM main.sync_change c JOIN main.sync_batch b ON b.id = c.batch \
+         WHERE c.tbl = ?1 AND c.key = ?2 AND b.state = 3",
+        &[ValueRef::Integer(info.id), key.stored(&mut scratch)],
+        |row| Ok((row.integer(0), unpack_change(&row.blob(1))?)),
+    )?;
+    for (id, mut change) in rejected.into_iter().filter(|(_, change)| change.kind == ChangeKind::Update) {
+        change.rest = rest_of(info, row, &change);
+        let binds = [ValueRef::Integer(id), ValueRef::Blob(&pack_change(&change)?)];
+        db.run("UPDATE main.sync_change SET body = ?2 WHERE id = ?1", &binds)?;
+    }
+    Ok(())
+}
+
+/// Whether there are rejected batches.
+pub fn any_rejected(db: Db<'_>) -> Result<bool> {
+    Ok(db.number("SELECT EXISTS (SELECT 1 FROM main.sync_batch WHERE state = 3)", &[])? != 0)
 }
 
 /// Applies the application's edits: `[{"table": "t", "key": [1], "new": {"title": "x"}}]`, or `"skip": true` to leave a change out.

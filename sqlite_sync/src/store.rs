@@ -267,7 +267,7 @@ struct Pending {
 }
 
 /// The columns of a row that an update does not change.
-fn rest_of(info: &TableInfo, row: &[Value], change: &Change) -> Option<Vec<Cell>> {
+pub fn rest_of(info: &TableInfo, row: &[Value], change: &Change) -> Option<Vec<Cell>> {
     let is_other = |i: usize| !info.keys.contains(&i) && !row[i].is_null() && !change.columns.contains(&info.tags[i]);
     let others = (0..row.len()).filter(|i| is_other(*i));
     (change.kind == ChangeKind::Update).then(|| others.map(|i| (info.tags[i], row[i].clone())).collect())

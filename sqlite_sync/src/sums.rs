@@ -2,6 +2,7 @@
 
 use crate::error::Result;
 use crate::host::Db;
+use crate::lost::{Keeper, Why};
 use crate::meta;
 use crate::store::{while_applying, Store};
 use crate::table::{values, Key};
@@ -182,7 +183,7 @@ pub fn verify(store: &mut Store<'_>) -> Result<serde_json::Value> {
 }
 
 /// Removes rows that are in no bucket and that no unsent write explains: something wrote them past the capture triggers, or took them
-/// out of `sync_row`. The server sends those that belong here again.
+/// out of `sync_row`. The server sends those that belong here again; all are kept in `sync_lost` first, until they are back as they were.
 fn remove_strays(store: &mut Store<'_>) -> Result<i64> {
     // Rows of an open transaction, or of one that was not looked at yet, are in the log alone.
     if store.db.number("SELECT EXISTS (SELECT 1 FROM main.sync_log)", &[])? != 0 {
@@ -204,7 +205,15 @@ fn remove_strays(store: &mut Store<'_>) -> Result<i64> {
         })?;
     }
     if !found.is_empty() {
-        while_applying(store, |store| found.iter().try_for_each(|(at, key)| store.remove(*at, key)))?;
+        let mut keeper = Keeper::new(store.db)?;
+        while_applying(store, |store| {
+            found.iter().try_for_each(|(at, key)| {
+                if let Some(row) = store.visible(*at, key)? {
+                    keeper.keep(&store.infos[*at], &row, Why::Stray)?;
+                }
+                store.remove(*at, key)
+            })
+        })?;
     }
     Ok(found.len() as i64)
 }

@@ -116,15 +116,55 @@ fn a_retry_says_how_the_rows_have_changed_meanwhile() {
     assert_eq!(kinds(&device.push()), ["update k1 (title)", "delete k3 (id, rank, title, body)", "update k5 (title)"]);
 }
 
+/// A note with a body, too.
+fn full(n: i64, title: &str, body: &str) -> Vec<Value> {
+    let pairs = [("id", format!("k{n}")), ("title", title.into()), ("body", body.into())];
+    values(&schema().tables[0], &pairs.map(|(name, text)| (name, Value::Text(text))))
+}
+
+#[test]
+fn a_retry_makes_a_row_again_that_is_gone_meanwhile() {
+    let device = Device::with(&[full(1, "a", "x"), full(2, "b", "y"), full(3, "c", "z")]);
+    let id = refused(&device, "UPDATE notes SET title = 'new ' || title; INSERT INTO notes(id, title) VALUES ('k4', 'd')");
+    // It changed once more before it went: that is how it was last.
+    device.apply(&page(&[full(2, "b", "later")]).publish().known());
+    device.apply(&page(&[]).gone(&[2]).publish().known());
+    assert_eq!(device.titles(), ["1:a", "3:c"]);
+    let answer = retry(&device, id, "[]").unwrap();
+    assert_eq!(answer["retried"], true);
+    let expected =
+        [r#"update ["k1"]: written"#, r#"update ["k2"]: made"#, r#"update ["k3"]: written"#, r#"insert ["k4"]: written"#];
+    assert_eq!(outcomes(&answer), expected);
+    assert_eq!(device.titles(), ["1:new a", "2:new b", "3:new c", "4:d"]);
+    assert_eq!(device.text("SELECT body FROM notes WHERE id = 'k2'"), "later");
+    let batches = device.push();
+    let sent = ["update k1 (title)", "insert k2 (id, title, body)", "update k3 (title)", "insert k4 (id, title)"];
+    assert_eq!((batches.len(), kinds(&batches)), (1, sent.map(String::from).to_vec()));
+}
+
+#[test]
+fn a_retry_makes_a_row_again_that_was_deleted_here() {
+    let device = Device::with(&[full(1, "a", "x"), full(2, "b", "y")]);
+    let id = refused(&device, "UPDATE notes SET title = 'mine'");
+    device.run("DELETE FROM notes WHERE id = 'k1'");
+    device.push();
+    let answer = retry(&device, id, "[]").unwrap();
+    assert_eq!(outcomes(&answer), [r#"update ["k1"]: made"#, r#"update ["k2"]: written"#]);
+    assert_eq!(device.text("SELECT group_concat(title || body) FROM (SELECT * FROM notes ORDER BY id)"), "minex,miney");
+}
+
 #[test]
 fn a_retry_is_whole_or_not_at_all() {
-    let device = Device::with(&[row(1, "a"), row(2, "b")]);
+    let device = Device::with(&[row(1, "a")]);
+    device.apply(&page(&[row(2, "b")]).in_bucket("other").publish());
     let id = refused(&device, "UPDATE notes SET title = 'x'");
-    device.apply(&page(&[]).gone(&[2]).publish().known());
+    // The user may not hold it any longer, so nothing else of it stays here.
+    device.apply(&empty().gone_bucket("other").publish().known());
     let answer = retry(&device, id, "[]").unwrap();
     assert_eq!(answer["retried"], false);
     assert_eq!(outcomes(&answer), [r#"update ["k1"]: written"#, r#"update ["k2"]: gone"#]);
-    assert!(answer["changes"][1]["message"].as_str().unwrap().contains("skip"));
+    let message = answer["changes"][1]["message"].as_str().unwrap();
+    assert!(message.contains("skip") && message.contains("new"), "{message}");
     assert_eq!(device.titles(), ["1:a"]);
     assert_eq!(device.number("SELECT count(*) FROM sync_rejected"), 1);
     device.run("CREATE TRIGGER app BEFORE UPDATE ON notes WHEN new.title = 'x' BEGIN SELECT raise(ABORT, 'not here'); END");
@@ -134,6 +174,19 @@ fn a_retry_is_whole_or_not_at_all() {
     device.run("DROP TRIGGER app");
     assert_eq!(retry(&device, id, &skip).unwrap()["retried"], true);
     assert_eq!(device.titles(), ["1:x"]);
+}
+
+#[test]
+fn a_retry_may_say_what_else_a_gone_row_had() {
+    let device = Device::with(&[row(1, "a")]);
+    device.apply(&page(&[row(2, "b")]).in_bucket("other").publish());
+    let id = refused(&device, "UPDATE notes SET title = 'x' WHERE id = 'k2'");
+    device.apply(&empty().gone_bucket("other").publish().known());
+    let edit = |new: serde_json::Value| json!([{"table": "notes", "key": ["k2"], "new": new}]).to_string();
+    assert_eq!(outcomes(&retry(&device, id, &edit(json!({"body": "y"}))).unwrap()), [r#"update ["k2"]: gone"#]);
+    let answer = retry(&device, id, &edit(json!({"body": "y", "rank": null}))).unwrap();
+    assert_eq!(outcomes(&answer), [r#"update ["k2"]: made"#]);
+    assert_eq!(device.titles(), ["1:a", "2:x"]);
 }
 
 #[test]

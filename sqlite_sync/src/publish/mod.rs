@@ -15,7 +15,8 @@ use crate::answer;
 use crate::batch;
 use crate::error::{Error, Result};
 use crate::host::{Db, Statement};
-use crate::lost::{self, Keeper};
+use crate::lost::{self, Keeper, Why};
+use crate::records;
 use crate::store::{MaybeRow, Place, Store};
 use crate::table::Key;
 use parts::Part;
@@ -42,6 +43,8 @@ pub struct Publish<'s, 'c> {
     /// After the server went back in time: keeps what it has lost.
     lost: Option<Keeper<'c>>,
     shadows: bool,
+    /// There are rejected batches.
+    refused: bool,
     enter: Statement<'c>,
     rehash: Statement<'c>,
     old_hash: Statement<'c>,
@@ -58,6 +61,7 @@ impl<'s, 'c> Publish<'s, 'c> {
         let db = store.db;
         Ok(Publish {
             shadows: db.number("SELECT EXISTS (SELECT 1 FROM main.sync_shadow)", &[])? != 0,
+            refused: records::any_rejected(db)?,
             enter: db.prepare("INSERT INTO main.sync_row VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING")?,
             rehash: db.prepare("UPDATE main.sync_row SET hash = ?4 WHERE tbl = ?1 AND key = ?2 AND part = ?3")?,
             old_hash: db.prepare("SELECT hash FROM main.sync_row WHERE tbl = ?1 AND key = ?2 AND part = ?3")?,
@@ -170,7 +174,7 @@ impl<'s, 'c> Publish<'s, 'c> {
             let tags = &info.tags;
             if hash::row_hash_of(info.table.tag, tags, before.iter().map(Value::as_ref), &mut scratch.hash) != hash {
                 let now = stored.unwrap_or_else(|| values.iter().map(|v| (*v).to_owned()).collect());
-                keeper.keep(info, before, Some(&now))?;
+                keeper.keep(info, before, Why::Server(Some(&now)))?;
             }
         }
         let key = single.unwrap_or(ValueRef::Blob(&scratch.key));
@@ -215,11 +219,8 @@ impl<'s, 'c> Publish<'s, 'c> {
             if self.member.first(&binds, |_| Ok(()))?.is_some() {
                 continue;
             }
-            if self.lost.is_some() && bucket_stays {
-                let before = self.store.server_version(at, &key)?;
-                if let (Some(keeper), Some(before)) = (&mut self.lost, before) {
-                    keeper.keep(&self.store.infos[at], &before, None)?;
-                }
+            if bucket_stays && (self.refused || self.lost.is_some()) {
+                self.keep_leaving(at, &key)?;
             }
             if self.shadows && self.store.shadow(at, &key)?.is_some() {
                 // What is written to a row that goes can bring it back, except where the user may no longer hold it.
@@ -245,6 +246,18 @@ impl<'s, 'c> Publish<'s, 'c> {
         let mut save = self.db.prepare("UPDATE main.sync_part SET sum = ?2, count = ?3 WHERE id = ?1")?;
         for part in self.parts.values().filter(|p| p.dirty) {
             save.run(&[ValueRef::Integer(part.id), ValueRef::Integer(part.sum.sum), ValueRef::Integer(part.sum.count)])?;
+        }
+        Ok(())
+    }
+
+    /// A row is about to go because the server has it no longer: what may need it later keeps it.
+    fn keep_leaving(&mut self, at: usize, key: &Key) -> Result<()> {
+        let Some(row) = self.store.server_version(at, key)? else { return Ok(()) };
+        if let Some(keeper) = &mut self.lost {
+            keeper.keep(&self.store.infos[at], &row, Why::Server(None))?;
+        }
+        if self.refused {
+            records::keep_rest(self.store, at, key, &row)?;
         }
         Ok(())
     }

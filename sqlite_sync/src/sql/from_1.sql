@@ -42,7 +42,7 @@ CREATE TABLE main.sync_moved_key(id INTEGER PRIMARY KEY, table_name TEXT NOT NUL
   at INTEGER NOT NULL);
 
 CREATE TABLE main.sync_lost(id INTEGER PRIMARY KEY, at INTEGER NOT NULL, table_name TEXT NOT NULL, key TEXT NOT NULL, row TEXT NOT NULL,
-  server TEXT, tbl INTEGER NOT NULL, body BLOB NOT NULL);
+  server TEXT, tbl INTEGER NOT NULL, body BLOB NOT NULL, reason TEXT NOT NULL DEFAULT '');
 
 CREATE INDEX main.sync_lost_key ON sync_lost(tbl, key);
 

@@ -80,10 +80,11 @@ CREATE INDEX sync_conflicts_batch ON sync_conflicts(batch);
 
 CREATE INDEX sync_conflicts_table ON sync_conflicts(table_name);
 
--- Rows that were here and that the server has lost, or has as something else (server: what it has, NULL: nothing), since it went back in
--- time; body: the row. The application may give them back (sync_restore_lost) or DELETE them.
+-- Rows that were here and that went without anybody's write: the server went back in time and has lost them, or has them as something else
+-- (server: what it has, NULL: nothing), or they were in no bucket (reason says which); body: the row. The application may give them back
+-- (sync_restore_lost) or DELETE them.
 CREATE TABLE sync_lost(id INTEGER PRIMARY KEY, at INTEGER NOT NULL, table_name TEXT NOT NULL, key TEXT NOT NULL, row TEXT NOT NULL,
-  server TEXT, tbl INTEGER NOT NULL, body BLOB NOT NULL);
+  server TEXT, tbl INTEGER NOT NULL, body BLOB NOT NULL, reason TEXT NOT NULL DEFAULT '');
 
 CREATE INDEX sync_lost_key ON sync_lost(tbl, key);
 

@@ -157,7 +157,7 @@ impl Device {
 
 pub const NOTES: &str = "public.notes";
 
-fn column(name: &str, affinity: Affinity, position: u16, key: u16) -> Column {
+pub fn column(name: &str, affinity: Affinity, position: u16, key: u16) -> Column {
     Column {
         name: name.into(),
         tag: hash::tag(name),

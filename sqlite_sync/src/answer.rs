@@ -146,9 +146,7 @@ fn complete(store: &mut Store<'_>, id: i64, positions: &[u32]) -> Result<bool> {
 }
 
 /// Batches that wait behind a rejected one were made on top of values that never were the server's.
-fn rebase_followers(db: Db<'_>, rejected: i64) -> Result<()> {
-    let mut undone = Undone::default();
-    changes_of(db, rejected)?.iter().for_each(|change| undone.add(change));
+pub fn rebase_followers(db: Db<'_>, rejected: i64) -> Result<()> {
     let followers = db.all(
         "SELECT c.id, c.body FROM main.sync_change c JOIN main.sync_batch b ON b.id = c.batch \
          WHERE b.state IN (0, 4) AND b.id > ?1 AND EXISTS (SELECT 1 FROM main.sync_change r WHERE r.batch = ?1 AND r.tbl = c.tbl AND r.key = c.key) \
@@ -156,6 +154,11 @@ fn rebase_followers(db: Db<'_>, rejected: i64) -> Result<()> {
         &[ValueRef::Integer(rejected)],
         |row| Ok((row.integer(0), unpack_change(&row.blob(1))?)),
     )?;
+    if followers.is_empty() {
+        return Ok(());
+    }
+    let mut undone = Undone::default();
+    changes_of(db, rejected)?.iter().for_each(|change| undone.add(change));
     for (id, change) in followers {
         if let Some(rebased) = undone.rebase(&change) {
             let body = pack_change(&rebased)?;

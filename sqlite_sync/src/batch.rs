@@ -4,7 +4,7 @@
 //! bytes stay with a batch for ever, so that the server recognises one that it has under whatever number.
 
 use crate::error::{Error, Result};
-use crate::host::Db;
+use crate::host::{Db, Statement};
 use crate::json;
 use crate::keys;
 use crate::lost;
@@ -29,69 +29,89 @@ const BATCH_FRAME: usize = 512;
 /// After this long without a push an empty one renews the lease, in microseconds.
 const RENEW_MICROS: i64 = 24 * 3600 * 1_000_000;
 
-/// A sealed transaction.
-pub struct Sealed {
-    pub changes: Vec<Sent>,
+/// What is said of a batch as a whole.
+pub struct Head<'h> {
     pub edited: i64,
     /// JSON of the application's, or empty.
-    pub note: String,
+    pub note: &'h str,
     pub priority: i64,
 }
 
-/// One change of a sealed transaction.
-pub struct Sent {
-    /// The table's number.
-    pub table: i64,
-    pub change: Change,
-    /// The key is to give way to one that the server leased.
-    pub chosen: bool,
+/// Keeps sealed transactions, change by change.
+pub struct Writer<'c> {
+    db: Db<'c>,
+    device: Uuid,
+    user: String,
+    /// Size of the largest batch that is sent.
+    limit: i64,
+    head: Statement<'c>,
+    change: Statement<'c>,
+    foot: Statement<'c>,
+    /// The batch that is being written: its id, name and size so far.
+    open: Option<(i64, BatchName, usize)>,
 }
 
-/// Keeps a sealed transaction under a new id. None: it is too large to be sent, and was rejected.
-pub fn keep(db: Db<'_>, infos: &[TableInfo], sealed: Sealed, user: &str) -> Result<Option<i64>> {
-    let mut name = BatchName::new(meta::device(db)?, sealed.edited);
-    name.add(sealed.note.as_bytes());
-    let id = db.number(
-        "INSERT INTO main.sync_batch(random, edited, user, bytes, note, priority, place) VALUES (?1, ?2, ?3, 0, ?4, ?5, ?5) RETURNING id",
-        &[
-            ValueRef::Blob(&[]),
-            ValueRef::Integer(sealed.edited),
-            ValueRef::Text(user),
-            ValueRef::Text(&sealed.note),
-            ValueRef::Integer(sealed.priority),
-        ],
-    )?;
-    let mut bytes = BATCH_FRAME + sealed.note.len();
-    let mut insert = db.prepare("INSERT INTO main.sync_change(batch, tbl, key, body, chosen) VALUES (?1, ?2, ?3, ?4, ?5)")?;
-    let mut scratch = Vec::new();
-    for Sent { table, change, chosen } in sealed.changes {
+impl<'c> Writer<'c> {
+    pub fn new(db: Db<'c>) -> Result<Self> {
+        Ok(Writer {
+            db,
+            device: meta::device(db)?,
+            user: meta::text(db, "user")?,
+            limit: meta::setting(db, "batch_bytes", limits::BATCH_BYTES as i64)?.min(limits::BATCH_BYTES as i64),
+            head: db.prepare("INSERT INTO main.sync_batch(random, edited, user, bytes, note, priority, place) VALUES (x'', ?1, ?2, 0, ?3, ?4, ?4) RETURNING id")?,
+            change: db.prepare("INSERT INTO main.sync_change(batch, tbl, key, body, chosen) VALUES (?1, ?2, ?3, ?4, ?5)")?,
+            foot: db.prepare("UPDATE main.sync_batch SET bytes = ?2, random = ?3 WHERE id = ?1")?,
+            open: None,
+        })
+    }
+
+    /// Begins a batch under a new id.
+    pub fn begin(&mut self, head: Head<'_>) -> Result<i64> {
+        let mut name = BatchName::new(self.device, head.edited);
+        name.add(head.note.as_bytes());
+        let binds = [
+            ValueRef::Integer(head.edited),
+            ValueRef::Text(&self.user),
+            ValueRef::Text(head.note),
+            ValueRef::Integer(head.priority),
+        ];
+        let id = self.head.first(&binds, |row| Ok(row.integer(0)))?.unwrap_or_default();
+        self.open = Some((id, name, BATCH_FRAME + head.note.len()));
+        Ok(id)
+    }
+
+    /// Adds a change of a table to it. `chosen`: the key is to give way to one that the server leased.
+    pub fn add(&mut self, table: i64, change: Change, chosen: bool) -> Result<()> {
+        let Some((id, name, bytes)) = &mut self.open else { return Err(Error::plain("no batch was begun")) };
         let body = pack_change(&change)?;
-        bytes += body.len();
+        *bytes += body.len();
         name.add(&body);
-        let key = Key(change.key);
-        let (id, chosen) = (ValueRef::Integer(id), ValueRef::Integer(i64::from(chosen)));
-        insert.run(&[id, ValueRef::Integer(table), key.stored(&mut scratch), ValueRef::Blob(&body), chosen])?;
+        let (key, mut scratch) = (Key(change.key), Vec::new());
+        let (id, chosen) = (ValueRef::Integer(*id), ValueRef::Integer(i64::from(chosen)));
+        self.change.run(&[id, ValueRef::Integer(table), key.stored(&mut scratch), ValueRef::Blob(&body), chosen])
     }
-    db.run(
-        "UPDATE main.sync_batch SET bytes = ?2, random = ?3 WHERE id = ?1",
-        &[ValueRef::Integer(id), ValueRef::Integer(bytes as i64), ValueRef::Blob(&name.finish())],
-    )?;
-    let limit = meta::setting(db, "batch_bytes", limits::BATCH_BYTES as i64)?.min(limits::BATCH_BYTES as i64);
-    if bytes as i64 <= limit {
-        return Ok(Some(id));
+
+    /// Ends it. False: it is too large to be sent, and was rejected.
+    pub fn end(&mut self, infos: &[TableInfo]) -> Result<bool> {
+        let Some((id, name, bytes)) = self.open.take() else { return Ok(true) };
+        self.foot.run(&[ValueRef::Integer(id), ValueRef::Integer(bytes as i64), ValueRef::Blob(&name.finish())])?;
+        if bytes as i64 <= self.limit {
+            return Ok(true);
+        }
+        let message = format!(
+            "this transaction has {bytes} bytes, more than the {} that the setting batch_bytes (in sync_setting, at most {}) allows: write the rows again in smaller transactions",
+            self.limit,
+            limits::BATCH_BYTES
+        );
+        reject(self.db, infos, id, "too_large", &message, "")?;
+        Ok(false)
     }
-    let message = format!(
-        "this transaction has {bytes} bytes, more than the {limit} that the setting batch_bytes (in sync_setting, at most {}) allows: write the rows again in smaller transactions",
-        limits::BATCH_BYTES
-    );
-    reject(db, infos, id, "too_large", &message, "")?;
-    Ok(None)
 }
 
 /// Keeps a batch as a record: it will not be sent, and what it did is no longer shown.
 pub fn reject(db: Db<'_>, infos: &[TableInfo], id: i64, code: &str, message: &str, subject: &str) -> Result<()> {
     db.run("UPDATE main.sync_change SET chosen = 0 WHERE chosen AND batch = ?1", &[ValueRef::Integer(id)])?;
-    let json = json::of_changes(infos, &changes_of(db, id)?).to_string();
+    let json = text_of(db, infos, id)?;
     db.run(
         "UPDATE main.sync_batch SET state = 3, replay = 0, verdict = 'rejected', code = ?2, message = ?3, subject = ?4, at = ?5, json = ?6 WHERE id = ?1",
         &[
@@ -103,6 +123,20 @@ pub fn reject(db: Db<'_>, infos: &[TableInfo], id: i64, code: &str, message: &st
             ValueRef::Text(&json),
         ],
     )
+}
+
+/// What a batch does, as JSON for people; one change after the other, so that no more than the text is held.
+fn text_of(db: Db<'_>, infos: &[TableInfo], id: i64) -> Result<String> {
+    let mut text = String::from("[");
+    db.prepare("SELECT body FROM main.sync_change WHERE batch = ?1 ORDER BY id")?.each(&[ValueRef::Integer(id)], |row| {
+        if text.len() > 1 {
+            text.push(',');
+        }
+        text.push_str(&json::of_change(infos, &unpack_change(&row.blob(0))?).to_string());
+        Ok(true)
+    })?;
+    text.push(']');
+    Ok(text)
 }
 
 /// What a batch does, in the order in which its rows were first touched.

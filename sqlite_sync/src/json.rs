@@ -25,27 +25,24 @@ pub fn kind_name(kind: ChangeKind) -> &'static str {
     }
 }
 
-/// Changes with the names of tables and columns, as people read them.
-pub fn of_changes(infos: &[TableInfo], changes: &[Change]) -> serde_json::Value {
-    let one = |change: &Change| {
-        let info = infos.iter().find(|t| t.table.tag == change.table);
-        let name = |tag: &u32| {
-            let column = info.and_then(|t| t.position(*tag).map(|p| t.table.columns[p].name.clone()));
-            column.unwrap_or_else(|| tag.to_string())
-        };
-        let row = |values: &[Value]| {
-            let pairs = change.columns.iter().zip(values).map(|(tag, value)| (name(tag), of_value(value)));
-            pairs.collect::<serde_json::Map<_, _>>()
-        };
-        json!({
-            "table": info.map_or_else(|| change.table.to_string(), |t| t.table.name.clone()),
-            "kind": kind_name(change.kind),
-            "key": of_key(&change.key),
-            "old": row(&change.old),
-            "new": row(&change.new),
-        })
+/// A change with the names of table and columns, as people read them.
+pub fn of_change(infos: &[TableInfo], change: &Change) -> serde_json::Value {
+    let info = infos.iter().find(|t| t.table.tag == change.table);
+    let name = |tag: &u32| {
+        let column = info.and_then(|t| t.position(*tag).map(|p| t.table.columns[p].name.clone()));
+        column.unwrap_or_else(|| tag.to_string())
     };
-    changes.iter().map(one).collect()
+    let row = |values: &[Value]| {
+        let pairs = change.columns.iter().zip(values).map(|(tag, value)| (name(tag), of_value(value)));
+        pairs.collect::<serde_json::Map<_, _>>()
+    };
+    json!({
+        "table": info.map_or_else(|| change.table.to_string(), |t| t.table.name.clone()),
+        "kind": kind_name(change.kind),
+        "key": of_key(&change.key),
+        "old": row(&change.old),
+        "new": row(&change.new),
+    })
 }
 
 /// A key, as a JSON array.

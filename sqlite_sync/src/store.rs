@@ -6,6 +6,7 @@
 use crate::error::{Error, Result};
 use crate::host::{Db, Statement};
 use crate::meta;
+use crate::seal;
 use crate::table::{self, values, Key, TableInfo};
 use std::collections::HashMap;
 use sync_shared::hash::Tag;
@@ -370,19 +371,23 @@ pub fn while_applying<T>(store: &mut Store<'_>, body: impl FnOnce(&mut Store<'_>
 /// What the application's triggers did to synced rows during a publish gives way to the server's values.
 fn undo_triggers(store: &mut Store<'_>) -> Result<()> {
     let written = store.written.take().unwrap_or_default();
-    let logged = crate::seal::read_log(store)?;
+    let mut rows = seal::Rows::new(store);
     let mut undone = 0;
-    for group in logged {
-        for (place, base) in group.touched {
-            let expected = written.get(&place).unwrap_or(&base.row);
+    seal::groups(store, |store, mut group| {
+        for (place, base) in group.touched() {
             let (at, key) = (place.0, Key(row::decode(&place.1)?));
-            if store.visible(at, &key)? != *expected {
+            let expected = match written.get(&place) {
+                Some(written) => written.clone(),
+                None => rows.row(store, at, base.entry())?,
+            };
+            if store.visible(at, &key)? != expected {
                 undone += 1;
-                store.show(at, &key, expected)?;
+                store.show(at, &key, &expected)?;
             }
         }
-    }
-    crate::seal::clear_log(store.db)?;
+        Ok(())
+    })?;
+    seal::clear_log(store.db)?;
     if undone > 0 {
         let text = format!(
             "triggers of the application changed {undone} synced rows during a publish; the server's values were put back"

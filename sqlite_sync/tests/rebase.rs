@@ -377,6 +377,18 @@ fn a_batch_over_the_limit_is_refused_here() {
     assert_eq!(batches[0].id.number, 1);
     assert!(device.text("SELECT message FROM sync_rejected").contains("batch_bytes"));
     assert_eq!(device.number("SELECT body IS NULL FROM notes"), 1);
+    assert_eq!(device.titles(), ["1:small"]);
+}
+
+#[test]
+fn what_stands_on_a_batch_over_the_limit_starts_from_what_the_server_has() {
+    let device = Device::with(&[row(1, "a")]);
+    device.run("UPDATE sync_setting SET value = 2000 WHERE name = 'batch_bytes'");
+    device.run("UPDATE notes SET title = 'large', body = hex(zeroblob(4000))");
+    device.run("UPDATE notes SET title = 'small'");
+    let batches = device.push();
+    assert_eq!(batches[0].changes[0].old, [Value::Text("a".into())]);
+    assert_eq!(device.titles(), ["1:small"]);
 }
 
 #[test]

@@ -1,46 +1,28 @@
 //! The capture log becomes batches: one per local transaction.
+//!
+//! What must stay true: memory holds the keys of one transaction, and where the log has several 24 bytes or so for each row that it names;
+//! rows go one by one from the log to the batch.
 
-use crate::batch::{self, Sealed, Sent};
-use crate::capture;
+mod log;
+
+pub use log::{clear as clear_log, groups, Rows};
+
+use crate::answer;
+use crate::batch::{Head, Writer};
 use crate::error::Result;
-use crate::host::Db;
-use crate::json;
+use crate::host::Statement;
 use crate::keys;
 use crate::meta;
 use crate::order::Order;
-use crate::store::{while_applying, MaybeRow, Place, Store};
-use crate::table::{values, Key};
+use crate::store::{pack, while_applying, MaybeRow, Place, Store};
+use crate::table::Key;
+use log::{Base, Group};
+use std::collections::hash_map::RandomState;
 use std::collections::HashMap;
+use std::hash::BuildHasher;
 use sync_shared::clock;
 use sync_shared::message::{Change, ChangeKind};
 use sync_shared::{Value, ValueRef};
-
-/// What one transaction touched, in the order of first touch, with what each row was before.
-#[derive(Default)]
-pub struct Group {
-    pub touched: Vec<(Place, Base)>,
-    index: HashMap<Place, usize>,
-    /// Places in the log of inserts that began with a key not yet known and have not ended.
-    open: Vec<usize>,
-    /// When the last write was made, in microseconds.
-    at: i64,
-    /// The application's note, as JSON.
-    note: String,
-    priority: i64,
-}
-
-/// What a row was before a transaction.
-pub struct Base {
-    pub row: MaybeRow,
-    /// Place of the first entry in the log.
-    first: usize,
-    /// A later entry says that the row went; so an insert that follows is a second one.
-    removed: bool,
-    /// An insert that named this key began, so no insert with a key chosen by SQLite ended here.
-    begun: bool,
-    /// SQLite chose the key.
-    chosen: bool,
-}
 
 /// Turns everything captured into batches. Inside a transaction, before anything else changes synced rows.
 pub fn seal(store: &mut Store<'_>) -> Result<()> {
@@ -48,179 +30,145 @@ pub fn seal(store: &mut Store<'_>) -> Result<()> {
     if db.number("SELECT count(*) FROM (SELECT 1 FROM main.sync_log LIMIT 1)", &[])? == 0 {
         return db.run("DELETE FROM main.sync_marker", &[]);
     }
-    let groups = read_log(store)?;
-    // From the last transaction back: what a row became is what the next transaction found, or else what it is now.
-    let mut later: HashMap<Place, MaybeRow> = HashMap::new();
-    let mut transactions = Vec::with_capacity(groups.len());
-    for group in groups.into_iter().rev() {
-        let mut changed = Vec::new();
-        for (place, base) in group.touched {
-            let key = Key(sync_shared::row::decode(&place.1)?);
-            let now = match later.remove(&place) {
-                Some(row) => row,
-                None => store.visible(place.0, &key)?,
-            };
-            if let Some(change) = difference(store, place.0, &key, &base.row, &now) {
-                let chosen = base.chosen && change.kind == ChangeKind::Insert && keys::leases(&store.infos[place.0]);
-                changed.push(Changed { at: place.0, key, base: base.row.clone(), change, chosen });
-            }
-            later.insert(place, base.row);
-        }
-        transactions.push(Transaction { at: group.at, note: group.note, priority: group.priority, changed });
-    }
+    let mut sealer = Sealer::new(store)?;
+    log::groups(store, |store, group| sealer.group(store, group))?;
+    let Sealer { refused, unsent, order, last_edit, .. } = sealer;
     clear_log(db)?;
-    let user = meta::text(db, "user")?;
-    let mut order = Order::read(db)?;
-    transactions.into_iter().rev().try_for_each(|transaction| keep(store, &mut order, transaction, &user))?;
+    meta::set_number(db, "last_edit", last_edit)?;
+    if !refused.is_empty() || !unsent.is_empty() {
+        refused.iter().try_for_each(|id| answer::rebase_followers(db, *id))?;
+        while_applying(store, |store| {
+            refused.iter().try_for_each(|id| store.settle_batch(*id))?;
+            unsent.iter().try_for_each(|(at, key)| store.settle(*at, key))
+        })?;
+    }
     if order.keyless && db.number("SELECT EXISTS (SELECT 1 FROM main.sync_lease WHERE remaining > 0)", &[])? != 0 {
         while_applying(store, keys::provide)?;
     }
     Ok(())
 }
 
-/// One row that a transaction changed.
-struct Changed {
-    at: usize,
-    key: Key,
-    base: MaybeRow,
-    change: Change,
-    /// SQLite chose the key, and it is to give way to a leased one.
-    chosen: bool,
+/// What the sealing of a log needs from one transaction to the next.
+struct Sealer<'c> {
+    writer: Writer<'c>,
+    rows: Rows<'c>,
+    /// Keeps the server's version of a row, unless it is kept already.
+    shadow: Statement<'c>,
+    /// By the first entry about a row in a transaction: the entry with what the next transaction found (None: no row).
+    later: HashMap<i64, Option<i64>>,
+    order: Order,
+    last_edit: i64,
+    /// Batches that are too large to be sent.
+    refused: Vec<i64>,
+    /// Rows that only look different: the server's version comes back.
+    unsent: Vec<(usize, Key)>,
 }
 
-/// One transaction that changed something.
-struct Transaction {
-    at: i64,
-    note: String,
-    priority: i64,
-    changed: Vec<Changed>,
-}
-
-fn keep(store: &mut Store<'_>, order: &mut Order, transaction: Transaction, user: &str) -> Result<()> {
-    let db = store.db;
-    if transaction.changed.is_empty() {
-        return Ok(());
+impl<'c> Sealer<'c> {
+    fn new(store: &mut Store<'c>) -> Result<Self> {
+        let db = store.db;
+        Ok(Sealer {
+            writer: Writer::new(db)?,
+            rows: Rows::new(store),
+            shadow: db.prepare("INSERT INTO main.sync_shadow VALUES (?1, ?2, ?3, NULL) ON CONFLICT DO NOTHING")?,
+            later: later(store)?,
+            order: Order::read(db)?,
+            last_edit: meta::number(db, "last_edit")?,
+            refused: Vec::new(),
+            unsent: Vec::new(),
+        })
     }
-    let mut changes = Vec::with_capacity(transaction.changed.len());
-    let mut touched = Vec::with_capacity(transaction.changed.len());
-    let chosen = transaction.changed.iter().any(|c| c.chosen);
-    let mut revived = Vec::new();
-    for Changed { at, key, base, change, chosen } in transaction.changed {
-        match store.shadow(at, &key)? {
-            None => {
-                let row: Option<Vec<_>> = base.as_ref().map(|r| r.iter().map(Value::as_ref).collect());
-                store.set_shadow(at, &key, row.as_deref(), None)?;
+
+    /// One transaction.
+    fn group(&mut self, store: &mut Store<'c>, mut group: Group) -> Result<()> {
+        let (mut revived, mut unsent) = (Vec::new(), Vec::new());
+        let (mut batch, mut chose) = (None, false);
+        for (place, base) in group.touched() {
+            let key = Key(sync_shared::row::decode(&place.1)?);
+            let at = place.0;
+            let before = self.rows.row(store, at, base.entry())?;
+            let now = self.now(store, at, &key, &base)?;
+            let Some(change) = difference(store, at, &key, &before, &now) else { continue };
+            let chosen = base.chosen && change.kind == ChangeKind::Insert && keys::leases(&store.infos[at]);
+            if self.keep_server_version(store, at, &key, &before, change.kind)? {
+                revived.push((at, key.clone()));
             }
-            // Only changes that wait show the row.
-            Some(shadow) if shadow.row.is_none() && change.kind == ChangeKind::Update => revived.push((at, key.clone())),
-            Some(_) => {}
+            // Only a generated column was written: nothing to send, the server's value comes back.
+            if change.kind == ChangeKind::Update && change.columns.is_empty() {
+                unsent.push((at, key));
+                continue;
+            }
+            if batch.is_none() {
+                batch = Some(self.begin(&group)?);
+            }
+            chose |= chosen;
+            self.writer.add(store.infos[at].id, change, chosen)?;
         }
-        // Only a generated column was written: nothing to send, the server's value comes back.
-        if !(change.kind == ChangeKind::Update && change.columns.is_empty()) {
-            changes.push(Sent { table: store.infos[at].id, change, chosen });
-        }
-        touched.push((at, key));
-    }
-    let mut kept = None;
-    if !changes.is_empty() {
-        let edited = clock::next(transaction.at.min(meta::now()), meta::number(db, "last_edit")?);
-        meta::set_number(db, "last_edit", edited)?;
-        let sealed = Sealed { changes, edited, note: transaction.note, priority: transaction.priority };
-        kept = batch::keep(db, &store.infos, sealed, user)?;
+        let Some(id) = batch else {
+            self.unsent.append(&mut unsent);
+            return Ok(());
+        };
+        let sent = self.writer.end(&store.infos)?;
         revived.iter().try_for_each(|(at, key)| store.keep_rest(*at, key, 0))?;
+        if sent {
+            return self.order.place(store, id, group.priority, chose);
+        }
+        self.refused.push(id);
+        Ok(())
     }
-    match kept {
-        Some(id) => order.place(store, id, transaction.priority, chosen),
-        None => crate::store::while_applying(store, |store| touched.iter().try_for_each(|(at, key)| store.settle(*at, key))),
+
+    fn begin(&mut self, group: &Group) -> Result<i64> {
+        self.last_edit = clock::next(group.at.min(meta::now()), self.last_edit);
+        self.writer.begin(Head { edited: self.last_edit, note: &group.note, priority: group.priority })
+    }
+
+    /// What a row became: what the next transaction found, or else what it is now.
+    fn now(&mut self, store: &mut Store<'c>, at: usize, key: &Key, base: &Base) -> Result<MaybeRow> {
+        match self.later.remove(&base.first) {
+            Some(entry) => self.rows.row(store, at, entry),
+            None => store.visible(at, key),
+        }
+    }
+
+    /// What a row was before the first unconfirmed change is the server's version. True: the server has none, only changes that wait
+    /// show the row, and this is an update.
+    fn keep_server_version(
+        &mut self,
+        store: &mut Store<'c>,
+        at: usize,
+        key: &Key,
+        before: &MaybeRow,
+        kind: ChangeKind,
+    ) -> Result<bool> {
+        let (info, mut scratch) = (&store.infos[at], Vec::new());
+        let body = before.as_ref().map(|row| pack(info, &row.iter().map(Value::as_ref).collect::<Vec<_>>()));
+        let body = body.as_ref().map_or(ValueRef::Null, |body| ValueRef::Blob(body));
+        self.shadow.run(&[ValueRef::Integer(info.id), key.stored(&mut scratch), body])?;
+        Ok(kind == ChangeKind::Update
+            && store.db.changes() == 0
+            && store.shadow(at, key)?.is_some_and(|shadow| shadow.row.is_none()))
     }
 }
 
-/// Forgets what was captured.
-pub fn clear_log(db: Db<'_>) -> Result<()> {
-    db.run("DELETE FROM main.sync_log", &[])?;
-    db.run("DELETE FROM main.sync_marker", &[])
-}
-
-/// Reads the log, one group per transaction: the numbered ones, and between them one per run that markers do not separate.
-pub fn read_log(store: &Store<'_>) -> Result<Vec<Group>> {
-    let db = store.db;
-    let markers = db.all("SELECT seq FROM main.sync_marker ORDER BY seq", &[], |r| Ok(r.integer(0)))?;
-    let mut marker = 0;
-    let mut groups: Vec<Group> = Vec::new();
-    let mut current = None;
-    let mut place = 0;
-    let columns =
-        (1..=store.infos.iter().map(|i| i.tags.len()).max().unwrap_or(1)).map(|c| format!(", c{c}")).collect::<String>();
-    db.prepare(&format!("SELECT seq, tbl, kind, at, txn{columns} FROM main.sync_log ORDER BY seq"))?.each(&[], |row| {
-        let seq = row.integer(0);
-        place += 1;
-        while markers.get(marker).is_some_and(|m| *m < seq) {
-            marker += 1;
-        }
-        let group = match row.value(4) {
-            ValueRef::Integer(number) => (Some(number), 0),
-            _ => (None, marker),
-        };
-        if current != Some(group) {
-            current = Some(group);
-            groups.push(Group::default());
-        }
-        let Some(group) = groups.last_mut() else { return Ok(true) };
-        if row.integer(1) == 0 {
-            group.hear(&row.text(2), row.value(5));
-        }
-        let Some(at) = store.by_id(row.integer(1)) else { return Ok(true) };
-        let all = values(row, 5, store.infos[at].tags.len());
-        let when = if let ValueRef::Real(days) = row.value(3) { ((days - 2_440_587.5) * 86_400_000_000.0) as i64 } else { 0 };
-        group.add(place, (at, store.infos[at].key_of(&all)), &row.text(2), all, when);
-        Ok(true)
-    })?;
-    Ok(groups)
-}
-
-impl Group {
-    /// What the application says about the transaction; the last word counts.
-    fn hear(&mut self, kind: &str, value: ValueRef<'_>) {
-        match (kind, value) {
-            // A connection without the extension may have written anything: what is no JSON becomes a JSON text.
-            (capture::NOTE, ValueRef::Text(text)) => {
-                self.note = if json::is_json(text) { text.into() } else { serde_json::Value::from(text).to_string() };
+/// For each row that several transactions of the log touch, what the later of two found.
+fn later(store: &mut Store<'_>) -> Result<HashMap<i64, Option<i64>>> {
+    let mut found = HashMap::new();
+    if !log::has_several(store.db)? {
+        return Ok(found);
+    }
+    // Two keyed hashes of 64 bits stand for a row: nobody can make them meet, and by chance they do not.
+    let keyed = [RandomState::new(), RandomState::new()];
+    let print = |place: &Place| [keyed[0].hash_one(place), keyed[1].hash_one(place)];
+    let mut last: HashMap<[u64; 2], i64> = HashMap::new();
+    log::groups(store, |_, mut group| {
+        for (place, base) in group.touched() {
+            if let Some(earlier) = last.insert(print(&place), base.first) {
+                found.insert(earlier, base.entry());
             }
-            (capture::PRIORITY, ValueRef::Integer(priority)) => self.priority = priority,
-            _ => {}
         }
-    }
-
-    fn add(&mut self, place: usize, (at, key): (usize, Key), kind: &str, all: Vec<Value>, when: i64) {
-        self.at = self.at.max(when);
-        let unknown = key.0.iter().any(|v| v.is_null() || *v == Value::Integer(-1));
-        if kind == capture::BEGINS && unknown {
-            self.open.push(place);
-        }
-        if key.0.iter().any(Value::is_null) {
-            return;
-        }
-        let row = matches!(kind, capture::WAS_UPDATED | capture::WAS_DELETED | capture::WAS_REPLACED).then_some(all);
-        let name = (at, key.bytes());
-        let begun = self.index.get(&name).and_then(|i| self.touched.get(*i)).is_some_and(|known| known.1.begun);
-        let began = if kind == capture::INSERTED && !begun { self.open.pop() } else { None };
-        let Some(known) = self.index.get(&name).and_then(|i| self.touched.get_mut(*i)) else {
-            self.index.insert(name.clone(), self.touched.len());
-            let (begun, chosen) = (kind == capture::BEGINS, began.is_some());
-            self.touched.push((name, Base { row, first: place, removed: false, begun, chosen }));
-            return;
-        };
-        let base = &mut known.1;
-        base.chosen |= began.is_some();
-        match kind {
-            // The key was chosen by SQLite, and the row was written to (by a trigger of the application) before our AFTER
-            // trigger could say so: it was absent before, unless it had been there and went.
-            capture::INSERTED if began.is_some_and(|b| b < base.first) || (began.is_some() && !base.removed) => base.row = None,
-            capture::WAS_DELETED | capture::WAS_REPLACED => base.removed = true,
-            capture::BEGINS => base.begun = true,
-            _ => {}
-        }
-    }
+        Ok(())
+    })?;
+    Ok(found)
 }
 
 /// How to get from one version of a row to the other; None when they are equal.

@@ -82,8 +82,8 @@ fn try_scene(scene: &Scene, path: &Path, failing: &Failing<'_>, until: Option<In
 fn first_untried(scene: &str, failing: &str) -> Option<u32> {
     let lines = std::fs::read_to_string(results()).unwrap_or_default();
     let fields = lines.lines().map(|line| line.split('\t').collect::<Vec<_>>());
-    let own = fields.filter(|fields| fields.len() == 6 && fields[0] == scene && fields[1] == failing);
-    let Some(last) = own.last() else { return Some(1) };
+    let mut own = fields.filter(|fields| fields.len() == 6 && fields[0] == scene && fields[1] == failing);
+    let Some(last) = own.next_back() else { return Some(1) };
     let number = |at: usize| last[at].parse::<u32>().expect("a number in the results");
     (number(4) < number(5)).then(|| number(4) + 1)
 }

@@ -111,6 +111,11 @@ fn expanded_limit(packed: usize) -> usize {
     limits::MESSAGE_BYTES.min(limits::EXPANSION_FREE.max(packed.saturating_mul(limits::EXPANSION)))
 }
 
+/// How many bytes the body has before compression, as the header declares it; 0 without a header.
+pub fn declared(bytes: &[u8]) -> usize {
+    bytes.get(5..9).and_then(|length| length.try_into().ok()).map_or(0, u32::from_be_bytes) as usize
+}
+
 /// The kind that the header declares; the body is not looked at.
 pub fn kind(bytes: &[u8]) -> Result<Kind> {
     let header = bytes.get(..HEADER).ok_or(Error::NotAMessage)?;
@@ -133,7 +138,7 @@ pub fn decode<M: Message>(bytes: &[u8]) -> Result<M> {
         return Err(Error::damaged("its checksum does not fit"));
     }
     let content = &bytes[HEADER..];
-    let declared = u32::from_be_bytes([bytes[5], bytes[6], bytes[7], bytes[8]]) as usize;
+    let declared = declared(bytes);
     let limit = if bytes[4] == CODEC_NONE { limits::MESSAGE_BYTES } else { expanded_limit(content.len()) };
     if declared > limit {
         return Err(Error::TooLarge { what: "bytes", found: declared as u64, limit: limit as u64 });

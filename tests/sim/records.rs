@@ -143,7 +143,11 @@ impl Record {
 
     fn check_update_of_nothing(&self) -> Result<(), String> {
         if self.verdict == "rejected" {
-            return need(self.policy != "delete_wins" && self.code == "02000", "a row that the device does not know any longer");
+            let unknown = self.code == "02000" || self.code == "23503" && self.reason.contains("is not there");
+            return need(
+                self.policy != "delete_wins" && unknown,
+                "a row that the device does not know any longer, or without its parent",
+            );
         }
         let again = match self.policy.as_str() {
             "delete_wins" => false,

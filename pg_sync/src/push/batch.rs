@@ -1,10 +1,13 @@
 //! Applies one batch, inside its subtransaction and as the end user.
 
 use super::author::{Author, Authors};
+use super::orphan::PutBack;
+use super::policy::text::Budget;
 use super::refusal::Refusal;
 use super::statements::{Parameter, Statements};
 use super::subtransaction::{set_place, Place};
 use super::target::Target;
+use super::unmade::Unmade;
 use super::witness;
 use pgrx::pg_sys::Oid;
 use std::collections::HashMap;
@@ -25,8 +28,19 @@ pub struct Context<'a> {
     /// When the batch was made, with the clock's skew bounded.
     pub edited: EditTime,
     pub origin: Origin<'a>,
+    pub unmade: &'a Unmade,
+    pub findings: &'a mut Findings,
+}
+
+/// What was found on the way through a batch, also where it was refused in the end.
+#[derive(Default)]
+pub struct Findings {
     /// Updates whose rows are gone, and that do not say what they were.
-    pub missing: &'a mut Vec<u32>,
+    pub missing: Vec<u32>,
+    /// Rows that were put back.
+    pub put_back: Vec<PutBack>,
+    /// What is to be told of changes that had nothing to do.
+    pub idle: Vec<String>,
 }
 
 /// Who sends.
@@ -49,7 +63,8 @@ pub struct Wish<'a> {
 pub fn apply(context: &mut Context<'_>, batch: &Batch) -> Result<Vec<Conflict>, Refusal> {
     let mut statements = Statements::connect();
     let mut conflicts = Vec::new();
-    let Context { targets, authors, owner, edited, origin, missing } = context;
+    let mut texts = Budget::of_batch();
+    let Context { targets, authors, owner, edited, origin, unmade, findings } = context;
     for (position, change) in batch.changes.iter().enumerate() {
         pgrx::check_for_interrupts!();
         witness::set_change(Some(position));
@@ -70,7 +85,9 @@ pub fn apply(context: &mut Context<'_>, batch: &Batch) -> Result<Vec<Conflict>, 
             position: position as u32,
             conflicts: &mut conflicts,
             origin: *origin,
-            missing,
+            unmade,
+            findings,
+            texts: &mut texts,
         };
         let name = |refusal: Refusal| if refusal.subject.is_empty() { Refusal { subject, ..refusal } } else { refusal };
         row.apply().map_err(name)?;
@@ -79,10 +96,10 @@ pub fn apply(context: &mut Context<'_>, batch: &Batch) -> Result<Vec<Conflict>, 
     set_place(None);
     witness::set_change(None);
     statements.finish();
-    if missing.is_empty() {
+    if findings.missing.is_empty() {
         Ok(conflicts)
     } else {
-        Err(Refusal::asks_for(missing))
+        Err(Refusal::asks_for(&findings.missing))
     }
 }
 
@@ -99,7 +116,10 @@ pub struct Row<'r> {
     pub position: u32,
     pub conflicts: &'r mut Vec<Conflict>,
     pub origin: Origin<'r>,
-    pub missing: &'r mut Vec<u32>,
+    pub unmade: &'r Unmade,
+    pub findings: &'r mut Findings,
+    /// What texts of this batch may still cost.
+    pub texts: &'r mut Budget,
 }
 
 impl<'r> Row<'r> {

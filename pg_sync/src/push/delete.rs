@@ -6,6 +6,7 @@ use super::conflict;
 use super::policy::DeletePolicy;
 use super::refusal::Refusal;
 use super::statements::Parameter;
+use super::unmade::Insert;
 use crate::catalog;
 use crate::render::pinned;
 use sync_shared::message::{Cell, Conflict};
@@ -27,7 +28,7 @@ impl Row<'_> {
         let mut tried = None;
         for _ in 0..TRIES {
             let Some(mut current) = self.target.current(self.statements, &columns, &key, by_version, clause)? else {
-                return if self.exists(&key)? { Err(self.denied("delete")) } else { Ok(()) };
+                return if self.exists(&key)? { Err(self.denied("delete")) } else { self.delete_of_nothing() };
             };
             let version = if by_version { current.pop() } else { None };
             if tried.is_some() && tried == version {
@@ -55,6 +56,19 @@ impl Row<'_> {
         }
         let message = format!("table {}: the row is being changed by others all the time", self.target.table.name);
         Err(Refusal { passing: true, ..Refusal::new("40001", message, "") })
+    }
+
+    /// A row that is gone already. Nothing is lost, but one that never came may be wanted after all.
+    fn delete_of_nothing(self) -> Result<(), Refusal> {
+        let few = self.findings.idle.len() < 3;
+        if let Some(insert) = self.unmade.insert_of(self.change).filter(|_| few) {
+            let message = format!(
+                "table {}: nothing to delete: batch {} of this device, which inserted this row, was rejected ({})",
+                self.target.table.name, insert.batch, insert.code
+            );
+            self.findings.idle.push(message);
+        }
+        Ok(())
     }
 
     /// Columns that the device knew and that are still there, with what it knew. A column that is gone cannot have been changed.
@@ -125,6 +139,15 @@ impl Row<'_> {
     /// The device changed a row that is gone.
     pub fn update_of_nothing(mut self, key: &[Parameter], wishes: &[Wish<'_>]) -> Result<(), Refusal> {
         let change = self.change;
+        // A device keeps the rest of a row that it had from the server.
+        let insert = if change.rest.is_none() { self.unmade.insert_of(change) } else { None };
+        if let Some(insert) = insert {
+            if self.batch.whole {
+                return Err(self.never_made(insert));
+            }
+            self.findings.missing.push(self.position);
+            return Ok(());
+        }
         match (self.target.policies.deletes, &change.rest) {
             (DeletePolicy::DeleteWins, _) => {
                 let conflict = self.about_nothing(wishes, &[], DeletePolicy::DeleteWins.name());
@@ -134,7 +157,7 @@ impl Row<'_> {
             (DeletePolicy::Reject, _) => Err(self.rejected(self.about_nothing(wishes, &[], DeletePolicy::Reject.name()))),
             (_, Some(rest)) => self.put_back(key, wishes, rest),
             (_, None) if !self.batch.whole => {
-                self.missing.push(self.position);
+                self.findings.missing.push(self.position);
                 Ok(())
             }
             (policy, None) => {
@@ -146,6 +169,15 @@ impl Row<'_> {
                 Err(Refusal { conflicts: vec![conflict], ..Refusal::new("02000", message, "") })
             }
         }
+    }
+
+    /// The row's insert was rejected.
+    fn never_made(&self, insert: &Insert) -> Refusal {
+        let message = format!(
+            "table {}: this row is not on the server, because batch {} of this device, which inserted it, was rejected ({}): retry that batch first, then this one",
+            self.target.table.name, insert.batch, insert.code
+        );
+        Refusal::new("55000", message, "")
     }
 
     /// What is recorded of an update of a row that is gone; `rest` are columns that it does not change.
@@ -191,8 +223,10 @@ impl Row<'_> {
         row.retain(|(column, _)| self.target.table.key.contains(column) || writable.contains(column));
         let (columns, parameters): (Vec<_>, Vec<_>) = row.into_iter().unzip();
         let given = self.was_given();
-        self.insert_row(&columns, &parameters, given)?;
         let policy = self.target.policies.deletes.name();
+        let unless = self.about_nothing(wishes, &kept, &format!("{policy} would put it back"));
+        self.findings.put_back.push((self.position, unless));
+        self.insert_row(&columns, &parameters, given)?;
         let conflict = self.about_nothing(wishes, &kept, &format!("{policy}, so it was put back"));
         self.conflicts.push(Conflict { result: conflict.mine.clone(), ..conflict });
         Ok(())

@@ -7,6 +7,7 @@
 //! - [`merge`], [`delete`]: a change meets a row that is there, or gone
 //! - [`policy`], [`author`], [`conflict`]: what decides where both sides changed the same thing, and what is kept of it
 //! - [`constraints`]: deferred ones are checked batch by batch
+//! - [`unmade`], [`orphan`]: rows that are not there because their insert, or their parent, is not
 //! - [`witness`]: the row that was in the way; [`content`], [`retry`]: rejected batches as people read them, and again
 //! - [`lease`]: numbers for keys; [`note`]: what triggers may ask about the batch
 //! - [`role`]: whose rights and settings each part runs with
@@ -23,6 +24,7 @@ mod delete;
 mod lease;
 mod merge;
 pub mod note;
+mod orphan;
 mod policy;
 mod refusal;
 mod registry;
@@ -31,6 +33,7 @@ mod role;
 mod statements;
 pub mod subtransaction;
 mod target;
+mod unmade;
 mod witness;
 
 use crate::capture::log::set_edited;
@@ -40,6 +43,7 @@ use crate::identity;
 use crate::query::Kept;
 use crate::render::pinned;
 use author::Authors;
+use batch::Findings;
 use constraints::Modes;
 use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
@@ -48,10 +52,11 @@ use registry::{Device, Known, Record};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use sync_shared::hash::Tag;
-use sync_shared::message::{Batch, BatchId, BatchResult, PushReply, PushRequest, PushState, Verdict};
+use sync_shared::message::{Batch, BatchId, BatchResult, Conflict, PushReply, PushRequest, PushState, Verdict};
 use sync_shared::undone::Undone;
 use sync_shared::{clock, envelope};
 use target::Target;
+use unmade::Unmade;
 
 /// How often a batch is applied again when a row with its key appeared meanwhile.
 const TRIES: usize = 2;
@@ -110,6 +115,7 @@ fn answer(request: &PushRequest, user: String, writer: Oid, claims: Option<Strin
         known,
         modes: None,
         undone: Undone::default(),
+        unmade: Unmade::of(device.id, owner),
         last: device.last,
         device,
     };
@@ -175,6 +181,7 @@ struct Push {
     modes: Option<Modes>,
     /// What the batches of this push that were rejected would have written.
     undone: Undone,
+    unmade: Unmade,
     last: Option<BatchId>,
 }
 
@@ -204,7 +211,7 @@ impl Push {
             let rebased = self.rebase(batch);
             if let Some(result) = known {
                 let result = BatchResult { id, ..result };
-                self.note_outcome(&rebased, result.verdict);
+                self.note_outcome(&rebased, &result);
                 if id.number > last {
                     records.push(Record { batch, result: result.clone(), edited, repeats: true, note: None });
                     self.last = Some(id);
@@ -221,7 +228,7 @@ impl Push {
                 continue;
             }
             let (result, goes_on, note) = self.take(&rebased, edited);
-            self.note_outcome(&rebased, result.verdict);
+            self.note_outcome(&rebased, &result);
             if result.verdict == Verdict::Later {
                 let message = format!("waits behind batch {}: {}", id.number, result.message);
                 waits = Some(Refusal::new(&result.code, message, ""));
@@ -255,8 +262,9 @@ impl Push {
         rebased
     }
 
-    fn note_outcome(&mut self, batch: &Batch, verdict: Verdict) {
-        match verdict {
+    fn note_outcome(&mut self, batch: &Batch, result: &BatchResult) {
+        self.unmade.note(&batch.changes, result);
+        match result.verdict {
             Verdict::Rejected => batch.changes.iter().for_each(|change| self.undone.add(change)),
             _ => batch.changes.iter().for_each(|change| self.undone.forget(change)),
         }
@@ -280,10 +288,11 @@ impl Push {
         }
         self.modes = Some(modes);
         match taken {
-            Ok((conflicts, goes_on)) if conflicts.is_empty() => {
-                (registry::result(batch.id, Verdict::Accepted, Refusal::default()), goes_on, note)
+            Ok(Taken { conflicts, idle, goes_on }) if conflicts.is_empty() => {
+                let refusal = if idle.is_empty() { Refusal::default() } else { Refusal::new("02000", idle, "") };
+                (registry::result(batch.id, Verdict::Accepted, refusal), goes_on, note)
             }
-            Ok((conflicts, goes_on)) => {
+            Ok(Taken { conflicts, goes_on, .. }) => {
                 let reasons: Vec<&str> = conflicts.iter().take(3).map(|c| c.reason.as_str()).collect();
                 let refusal = Refusal::new("00000", reasons.join("; "), "");
                 (BatchResult { conflicts, ..registry::result(batch.id, Verdict::Merged, refusal) }, goes_on, note)
@@ -297,18 +306,12 @@ impl Push {
         }
     }
 
-    fn try_once(
-        &mut self,
-        batch: &Batch,
-        edited: i64,
-        modes: &Modes,
-        note: &Option<String>,
-    ) -> Result<(Vec<sync_shared::message::Conflict>, bool), Refusal> {
-        let Push { writer, owner, authors, targets, device, .. } = self;
+    fn try_once(&mut self, batch: &Batch, edited: i64, modes: &Modes, note: &Option<String>) -> Result<Taken, Refusal> {
+        let Push { writer, owner, authors, targets, device, unmade, .. } = self;
         let origin = batch::Origin { user: &device.user, device: device.id };
-        let mut missing = Vec::new();
+        let mut findings = Findings::default();
         let taken = subtransaction::run(|| {
-            let mut context = batch::Context { targets, authors, owner: *owner, edited, origin, missing: &mut missing };
+            let mut context = batch::Context { targets, authors, owner: *owner, edited, origin, unmade, findings: &mut findings };
             let _edited = Edited::begin(edited);
             let _note = note::Scope::begin(device.id, batch.id.number, note.clone());
             let conflicts = role::as_writer(*writer, || {
@@ -320,9 +323,23 @@ impl Push {
             })?;
             Ok((conflicts, pinned(|| modes.restore())))
         });
-        // Without its missing rows a batch may fail in other ways.
-        taken.map_err(|refusal| if missing.is_empty() || refusal.passing { refusal } else { Refusal::asks_for(&missing) })
+        let Findings { missing, put_back, idle } = findings;
+        match taken {
+            Ok((conflicts, goes_on)) => Ok(Taken { conflicts, idle: idle.join("; "), goes_on }),
+            // Without its missing rows a batch may fail in other ways.
+            Err(refusal) if !missing.is_empty() && !refusal.passing => Err(Refusal::asks_for(&missing)),
+            Err(refusal) => Err(pinned(|| orphan::explain(refusal, put_back, targets))),
+        }
     }
+}
+
+/// What became of a batch that was taken.
+struct Taken {
+    conflicts: Vec<Conflict>,
+    /// What is to be told of changes that had nothing to do.
+    idle: String,
+    /// Another batch may follow in this transaction.
+    goes_on: bool,
 }
 
 /// The answer for a batch that was not applied.

@@ -2,6 +2,7 @@
 
 use super::author::Authors;
 use super::registry::{self, Device};
+use super::unmade::Unmade;
 use super::{conflict, content, now, target, Push};
 use crate::error::{raise, spi};
 use crate::identity;
@@ -100,6 +101,7 @@ fn again(id: Uuid, kept: Kept, changed: Option<Json>, caller: Oid, owner: Oid) -
         known: HashMap::new(),
         modes: None,
         undone: Default::default(),
+        unmade: Unmade::of(id, owner),
         last: None,
         device,
     };

@@ -29,12 +29,17 @@ pub fn set_change(position: Option<usize>) {
     CURRENT.with(|c| c.set(position));
 }
 
+/// The change that was being applied; None: deferred constraints were being checked.
+pub fn current() -> Option<usize> {
+    CURRENT.with(Cell::get)
+}
+
 /// The two rows, for a refusal that names such a constraint of a table of the batch.
 pub fn of(batch: &Batch, refusal: &Refusal, targets: &mut HashMap<Tag, Target>, writer: Oid, owner: Oid) -> Option<Conflict> {
     if !matches!(refusal.code.as_str(), "23505" | "23P01") {
         return None;
     }
-    let current = CURRENT.with(Cell::get);
+    let current = current();
     let suspects =
         batch.changes.iter().enumerate().filter(|(i, c)| current.is_none_or(|n| n == *i) && c.kind != ChangeKind::Delete);
     for (_, change) in suspects {

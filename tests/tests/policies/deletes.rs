@@ -4,7 +4,7 @@ use super::pair::Pair;
 use crate::phone::{delete, insert, int, now, text, update, Phone, SECOND};
 use postgres::Client;
 use sync_shared::hash::tag;
-use sync_shared::message::{Batch, Change, Verdict};
+use sync_shared::message::{Batch, BatchResult, Change, Verdict};
 use sync_tests::compare::{server_rows, server_value};
 use sync_tests::{Cluster, Database, User};
 
@@ -250,4 +250,80 @@ fn two_devices_that_change_a_deleted_row_make_one_again() {
     assert_eq!(pair.rows("SELECT title, body, rank FROM note"), [["ann", "bob!", "2"]]);
     assert_eq!(pair.recorded(), [["keep_update", "∅"]], "Bob meets a row that is there");
     assert_eq!(pair.bob.value("SELECT count(*) FROM sync_rejected"), "0");
+}
+
+/// A family of three tables; the device changes the child of a parent that is gone with it.
+fn orphan(constraint: &str, put_back: Vec<Change>) -> (Client, BatchResult) {
+    let db = Cluster::shared().database();
+    db.run(&format!(
+        "CREATE TABLE parent (a int, \"B b\" text, PRIMARY KEY (a, \"B b\"));
+         CREATE TABLE child (id int PRIMARY KEY, a int, b text, title text,
+             CONSTRAINT \"of parent\" FOREIGN KEY (a, b) REFERENCES parent ON DELETE CASCADE {constraint});
+         INSERT INTO parent VALUES (1, 'x'); INSERT INTO child VALUES (1, 1, 'x', 'title'), (2, NULL, NULL, 'title')"
+    ));
+    db.run("SELECT sync.create_bucket('all'); SELECT sync.add_table('all', 'parent')");
+    db.run("SELECT sync.add_table('all', 'child'); DELETE FROM parent; DELETE FROM child");
+    let mut server = db.connect();
+    let mut phone = Phone::new("ann");
+    let batch = Batch { whole: true, ..phone.batch(put_back) };
+    let result = phone.push(&mut server, vec![batch]).results.remove(0);
+    (server, result)
+}
+
+fn child(id: i64, parent: Option<(i64, &str)>) -> Change {
+    let rest = parent.map_or(vec![], |(a, b)| vec![(tag("a"), int(a)), (tag("b"), text(b))]);
+    Change { rest: Some(rest), ..update("child", id, &[("title", text("title"), text("mine"))]) }
+}
+
+#[test]
+fn a_row_that_cannot_be_put_back_without_its_parent_says_which_one_is_gone() {
+    for constraint in ["", "DEFERRABLE INITIALLY DEFERRED"] {
+        let (mut server, result) = orphan(constraint, vec![child(2, None), child(1, Some((1, "x")))]);
+        assert_eq!((result.verdict, result.code.as_str(), result.subject.as_str()), (Verdict::Rejected, "23503", "of parent"));
+        for words in [
+            "public.child",
+            "deleted on the server",
+            "put back",
+            "public.parent (\"a\" = 1, \"B b\" = \"x\")",
+            "retry this batch",
+        ] {
+            assert!(result.message.contains(words), "{words} in {}", result.message);
+        }
+        // Both versions, and why.
+        assert_eq!(
+            server_rows(&mut server, "SELECT key, base->>'title', theirs, mine->>'title', result, policy FROM sync.conflict"),
+            [["[1]", "title", "null", "mine", "null", "keep_update"]]
+        );
+        let reason = server_value(&mut server, "SELECT reason FROM sync.conflict");
+        assert!(
+            reason.contains("keep_update would put it back, but the row that it refers to is not there: public.parent"),
+            "{reason}"
+        );
+        assert_eq!(server_value(&mut server, "SELECT count(*) FROM child"), "0");
+        // What it says works.
+        server.batch_execute("INSERT INTO parent VALUES (1, 'x')").expect("the parent again");
+        assert_eq!(server_value(&mut server, "SELECT (sync.retry(device, number)).verdict FROM sync.rejected"), "merged");
+        assert_eq!(server_value(&mut server, "SELECT count(*) FROM child WHERE title = 'mine'"), "2");
+    }
+}
+
+#[test]
+fn deferred_foreign_keys_of_several_rows_that_are_put_back_tell_of_all_of_them() {
+    let (mut server, result) =
+        orphan("DEFERRABLE INITIALLY DEFERRED", vec![child(1, Some((1, "x"))), child(3, Some((7, "y"))), child(2, None)]);
+    assert_eq!(result.code, "23503");
+    assert!(
+        result.message.contains("rows that were deleted") && result.message.contains("retry this batch"),
+        "{}",
+        result.message
+    );
+    assert_eq!(server_rows(&mut server, "SELECT key FROM sync.conflict ORDER BY 1"), [["[1]"], ["[3]"]]);
+}
+
+#[test]
+fn a_foreign_key_that_another_row_breaks_is_told_as_postgres_tells_it() {
+    let new = insert("child", 5, &[("a", int(3)), ("b", text("z"))]);
+    let (_server, result) = orphan("", vec![child(2, None), new]);
+    assert_eq!((result.code.as_str(), result.conflicts.len()), ("23503", 0));
+    assert!(result.message.contains("violates foreign key constraint"), "{}", result.message);
 }

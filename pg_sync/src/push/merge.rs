@@ -156,13 +156,18 @@ impl Row<'_> {
                 let (Value::Text(base), Value::Text(theirs), Value::Text(mine)) = (&base, &weighed.theirs, &mine) else {
                     return Ok(None);
                 };
-                text::merge(base, theirs, mine, conflict::later(author, self.edited)).map(|merged| {
-                    let reason = match merged.overlaps {
-                        false => "both sides' changes of the text were merged",
-                        true => "the text was merged, and where both changed the same words the later edit stays",
-                    };
-                    (Value::Text(merged.text), reason)
-                })
+                let later = conflict::later(author, self.edited);
+                let (text, reason) = match text::merge(base, theirs, mine, later, self.texts) {
+                    Some(merged) if merged.overlaps => {
+                        (merged.text, "the text was merged, and where both changed the same words the later edit stays")
+                    }
+                    Some(merged) => (merged.text, "both sides' changes of the text were merged"),
+                    None => {
+                        let text = if later { mine } else { theirs };
+                        (text.clone(), "the texts are too long or too unlike to be merged, the later edit stays")
+                    }
+                };
+                Some((Value::Text(text), reason))
             }
         };
         set_column(None);

@@ -16,4 +16,5 @@ mod policies {
     mod set;
     mod sides;
     mod text;
+    mod work;
 }

@@ -190,5 +190,6 @@ fn large_texts_are_merged_and_too_large_ones_decided_by_the_later_edit() {
     assert!(body == mine && result.message.contains("the later edit stays"));
     let long = "a ".repeat(3 << 20);
     let (body, result) = merged(&mut server, false, &long, &format!("{long}theirs"), &format!("mine {long}"));
-    assert!(body.ends_with("theirs") && result.message.contains("is not later"), "{}", result.message);
+    assert!(body.ends_with("theirs") && result.message.contains("too long or too unlike to be merged, the later edit stays"));
+    assert_eq!(result.conflicts[0].mine, text(&format!("mine {long}")), "nothing is lost");
 }

@@ -7,19 +7,44 @@ use std::ops::Range;
 /// A place in the first list, and what stands there in the second.
 pub type Edit = (Range<usize>, Range<usize>);
 
-/// Work that may still be done: one is a pair of tokens compared, at worst about 3 ns.
-pub struct Budget(pub u64);
+/// Work that may be done: one is about 3 ns, a pair of tokens compared at its worst.
+pub struct Budget {
+    left: u64,
+    /// What was done, with what had to be done in any case.
+    pub done: u64,
+}
 
 /// What one comparison costs at least, and what it costs for each token to look for anchors.
 const COMPARISON: u64 = 2_000;
 const TOKEN: u64 = 16;
 
 impl Budget {
+    pub fn new(work: u64) -> Self {
+        Budget { left: work, done: 0 }
+    }
+
     /// Whether there is enough left, which is then spent.
-    fn spend(&mut self, work: u64) -> bool {
-        let enough = work <= self.0;
-        self.0 -= if enough { work } else { 0 };
+    pub fn spend(&mut self, work: u64) -> bool {
+        let enough = work <= self.left;
+        if enough {
+            self.left -= work;
+            self.done += work;
+        }
         enough
+    }
+
+    /// What has to be done in any case: a pass over tokens or bytes.
+    pub fn pass(&mut self, over: usize) {
+        self.done += over as u64;
+    }
+
+    /// Lets `f` spend some of what is left, at most so much.
+    pub fn at_most<R>(&mut self, work: u64, f: impl FnOnce(&mut Budget) -> R) -> R {
+        let mut part = Budget::new(work.min(self.left));
+        let result = f(&mut part);
+        self.left -= work.min(self.left) - part.left;
+        self.done += part.done;
+        result
     }
 }
 
@@ -43,7 +68,7 @@ struct Window<'a, 't> {
 
 impl Window<'_, '_> {
     fn compare(mut self, budget: &mut Budget, splits: usize, edits: &mut Vec<Edit>) {
-        self.trim();
+        budget.pass(self.trim() + 1);
         let Window { base, side, at } = self;
         let pairs = base.len() as u64 * side.len() as u64;
         if base.is_empty() && side.is_empty() {
@@ -72,12 +97,14 @@ impl Window<'_, '_> {
         }
     }
 
-    /// Leaves out what both begin and end with.
-    fn trim(&mut self) {
+    /// Leaves out what both begin and end with. Answers how many tokens that is.
+    fn trim(&mut self) -> usize {
+        let before = self.base.len();
         let same = self.base.iter().zip(self.side).take_while(|(a, b)| a == b).count();
         (self.base, self.side, self.at) = (&self.base[same..], &self.side[same..], (self.at.0 + same, self.at.1 + same));
         let same = self.base.iter().rev().zip(self.side.iter().rev()).take_while(|(a, b)| a == b).count();
         (self.base, self.side) = (&self.base[..self.base.len() - same], &self.side[..self.side.len() - same]);
+        before - self.base.len()
     }
 }
 

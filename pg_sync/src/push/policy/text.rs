@@ -1,12 +1,24 @@
 //! Long text, merged three ways: by lines, and where both changed the same lines, by words.
 
-use super::diff::{edits, Budget, Edit};
+use super::diff::{edits, Edit};
 use std::ops::Range;
+
+pub use super::diff::Budget;
 
 /// Together longer than this, three texts are not compared.
 const LONGEST: usize = 12 << 20;
-/// For one merge: well under a second.
-const PAIRS: u64 = 150_000_000;
+/// Work for one merge, and for all merges of one batch: a device may send anything.
+pub const OF_MERGE: u64 = 150_000_000;
+pub const OF_BATCH: u64 = 4 * OF_MERGE;
+/// What a byte costs at most that is taken apart into lines, and into words.
+const LINES: usize = 2;
+const WORDS: usize = 8;
+
+impl Budget {
+    pub fn of_batch() -> Self {
+        Budget::new(OF_BATCH)
+    }
+}
 
 /// Both sides' changes in one text.
 pub struct Merged {
@@ -15,26 +27,59 @@ pub struct Merged {
     pub overlaps: bool,
 }
 
-/// `mine_later` decides where edits overlap. None: too long.
-pub fn merge(base: &str, theirs: &str, mine: &str, mine_later: bool) -> Option<Merged> {
-    if base.len() + theirs.len() + mine.len() > LONGEST {
+/// `mine_later` decides where edits overlap. None: too long, or too much work for what is left of the budget.
+pub fn merge(base: &str, theirs: &str, mine: &str, mine_later: bool, budget: &mut Budget) -> Option<Merged> {
+    let bytes = base.len() + theirs.len() + mine.len();
+    if bytes > LONGEST {
         return None;
     }
-    let [base, theirs, mine] = [base, theirs, mine].map(|text| text.split('\n').collect::<Vec<_>>());
-    let mut budget = Budget(PAIRS);
-    let mut lines: Vec<String> = Vec::new();
-    let mut overlaps = false;
-    for part in parts(&base, &theirs, &mine, &mut budget) {
-        match part {
-            Ok(settled) => lines.extend(settled.iter().map(|&line| line.to_owned())),
-            Err(part) => overlaps |= part.settle(mine_later, &mut budget, &mut lines),
+    budget.at_most(OF_MERGE, |budget| {
+        if !budget.spend((bytes * LINES) as u64) {
+            return None;
         }
-    }
-    Some(Merged { text: lines.join("\n"), overlaps })
+        let [base, theirs, mine] = [base, theirs, mine].map(|text| text.split('\n').collect::<Vec<_>>());
+        let mut lines = Lines::default();
+        let mut overlaps = false;
+        for part in parts(&base, &theirs, &mine, budget) {
+            match part {
+                Ok(settled) => lines.take(settled, budget),
+                Err(part) => overlaps |= part.settle(mine_later, budget, &mut lines),
+            }
+        }
+        Some(Merged { text: lines.text, overlaps })
+    })
 }
 
-/// None where both changed the same words: a mixture of both would say what neither meant.
-fn by_words(texts: &[String; 3], budget: &mut Budget) -> Option<String> {
+/// The merged text, line by line.
+#[derive(Default)]
+struct Lines {
+    text: String,
+    begun: bool,
+}
+
+impl Lines {
+    fn push(&mut self, line: &str) {
+        if self.begun {
+            self.text.push('\n');
+        }
+        self.text.push_str(line);
+        self.begun = true;
+    }
+
+    fn take(&mut self, lines: &[&str], budget: &mut Budget) {
+        budget.pass(lines.len());
+        lines.iter().for_each(|line| self.push(line));
+    }
+}
+
+/// None where both changed the same words, since a mixture of both would say what neither meant, or where it is too much work.
+fn by_words(lines: [&[&str]; 3], budget: &mut Budget) -> Option<String> {
+    let bytes: usize = lines.iter().flat_map(|lines| lines.iter()).map(|line| line.len() + 1).sum();
+    budget.pass(lines.iter().map(|lines| lines.len()).sum());
+    if !budget.spend((bytes * WORDS) as u64) {
+        return None;
+    }
+    let texts = lines.map(|lines| lines.join("\n"));
     let [base, theirs, mine] = texts.each_ref().map(|text| words(text));
     let mut merged = String::new();
     for part in parts(&base, &theirs, &mine, budget) {
@@ -74,22 +119,21 @@ struct Part<'a, 't> {
 
 impl Part<'_, '_> {
     /// Settles lines. Answers whether edits overlap, so that the later one's had to be taken.
-    fn settle(&self, mine_later: bool, budget: &mut Budget, lines: &mut Vec<String>) -> bool {
+    fn settle(&self, mine_later: bool, budget: &mut Budget, lines: &mut Lines) -> bool {
         let Part { base, theirs, mine } = self;
-        let mut take = |taken: &[&str]| lines.extend(taken.iter().map(|&line| line.to_owned()));
         if base.is_empty() {
             // New lines at the same place: both stay, the server's first.
-            take(theirs);
-            take(mine);
+            lines.take(theirs, budget);
+            lines.take(mine, budget);
             return false;
         }
         // Without lines there is no text, not even an empty one.
         let merged = match theirs.is_empty() || mine.is_empty() {
             true => None,
-            false => by_words(&[base, theirs, mine].map(|lines| lines.join("\n")), budget),
+            false => by_words([base, theirs, mine], budget),
         };
         if let Some(merged) = merged {
-            lines.push(merged);
+            lines.push(&merged);
             return false;
         }
         if base.len() > 1 && base.len() == theirs.len() && base.len() == mine.len() {
@@ -98,16 +142,16 @@ impl Part<'_, '_> {
             for i in 0..base.len() {
                 let [base, theirs, mine] = [base, theirs, mine].map(|lines| &lines[i..=i]);
                 if theirs == mine || mine == base {
-                    lines.push(theirs[0].to_owned());
+                    lines.push(theirs[0]);
                 } else if theirs == base {
-                    lines.push(mine[0].to_owned());
+                    lines.push(mine[0]);
                 } else {
                     overlaps |= Part { base, theirs, mine }.settle(mine_later, budget, lines);
                 }
             }
             return overlaps;
         }
-        take(if mine_later { mine } else { theirs });
+        lines.take(if mine_later { mine } else { theirs }, budget);
         true
     }
 }

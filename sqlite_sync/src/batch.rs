@@ -296,17 +296,12 @@ pub fn renumber(db: Db<'_>) -> Result<()> {
 /// The server has only the batches up to `last`: those behind it are sent again, or all under a new identity where one is gone.
 pub fn gap(db: Db<'_>, last: i64) -> Result<()> {
     db.run("UPDATE main.sync_batch SET state = 0 WHERE state IN (1, 2) AND number > ?1", &[ValueRef::Integer(last)])?;
-    unbroken_or_renumber(db, last)
-}
-
-fn unbroken_or_renumber(db: Db<'_>, last: i64) -> Result<()> {
     let numbers =
         db.all("SELECT number FROM main.sync_batch WHERE state = 0 AND number IS NOT NULL ORDER BY number", &[], |r| {
             Ok(r.integer(0))
         })?;
-    let start = if last >= 0 { Some(last + 1) } else { numbers.first().copied() };
-    let broken = numbers.iter().enumerate().any(|(i, n)| start.map(|s| s + i as i64) != Some(*n));
-    let unreachable = numbers.is_empty() && last >= 0 && meta::number(db, "last_number")? != last;
+    let broken = numbers.iter().zip(last + 1..).any(|(number, expected)| *number != expected);
+    let unreachable = numbers.is_empty() && meta::number(db, "last_number")? != last;
     if broken || unreachable {
         return renumber(db);
     }
@@ -315,6 +310,10 @@ fn unbroken_or_renumber(db: Db<'_>, last: i64) -> Result<()> {
 
 /// The server may have lost history: everything that was ever sent and is still kept waits again. Confirmed batches are not shown
 /// again on top of the server's rows, since what came after them is more recent.
+///
+/// Numbers and identity stay, with what the server has recorded under them. That some numbers are not kept any more (rejected,
+/// discarded, expired) only matters to a server that has lost them; it answers with a [`gap`]. Batches of an earlier identity have no
+/// number, and come before those that have one: with them all is numbered anew.
 pub fn requeue(db: Db<'_>) -> Result<()> {
     let unnumbered = db.number("SELECT count(*) FROM main.sync_batch WHERE state = 2 AND number IS NULL", &[])?;
     db.run("UPDATE main.sync_batch SET state = 0 WHERE state IN (1, 2)", &[])?;
@@ -322,7 +321,7 @@ pub fn requeue(db: Db<'_>) -> Result<()> {
     if unnumbered > 0 {
         return renumber(db);
     }
-    unbroken_or_renumber(db, -1)
+    Ok(())
 }
 
 /// The batches that a complete snapshot includes, and whose rows look different once they are confirmed.

@@ -280,6 +280,56 @@ fn a_last_batch_that_was_discarded_still_confirms_those_before_it() {
     assert_eq!(device.number("SELECT count(*) FROM sync_pending"), 0);
 }
 
+/// Three batches of which the second was rejected, and the third confirmed; then the device starts over.
+fn starts_over() -> (Device, PushRequest) {
+    let device = Device::with(&[row(1, "a"), row(2, "b"), row(3, "c")]);
+    for n in 1..=3 {
+        device.run(&format!("UPDATE notes SET title = 'mine' WHERE id = 'k{n}'"));
+    }
+    let sent = device.push_request().unwrap();
+    let mut answer = reply(&sent.batches, Verdict::Accepted);
+    answer.results[1].verdict = Verdict::Rejected;
+    device.apply_message(&answer);
+    device.apply(&page(&[row(1, "mine"), row(3, "mine")]).publish().known().confirm(&sent.batches[2]));
+    assert_eq!(device.number("SELECT count(*) FROM sync_pending"), 0);
+    device.apply_message(&notice(NoticeKind::Resync, vec![]));
+    (device, sent)
+}
+
+#[test]
+fn a_device_that_starts_over_keeps_its_identity_and_numbers_although_some_batches_are_gone() {
+    for discard in [false, true] {
+        let (device, sent) = starts_over();
+        if discard {
+            device.run("DELETE FROM sync_rejected");
+        }
+        let again = device.push_request().unwrap();
+        assert_eq!(again.device, sent.device);
+        assert_eq!(again.batches, [sent.batches[0].clone(), sent.batches[2].clone()]);
+        device.run("UPDATE notes SET title = 'more' WHERE id = 'k2'");
+        device.answer(&again.batches, Verdict::Accepted);
+        assert_eq!(device.push()[0].id.number, 4);
+        assert_eq!(device.text("SELECT group_concat(title) FROM (SELECT title FROM notes ORDER BY id)"), "mine,more,mine");
+    }
+}
+
+#[test]
+fn a_device_that_starts_over_takes_a_new_identity_where_the_server_has_lost_a_number_that_is_not_kept() {
+    let (device, sent) = starts_over();
+    let again = device.push_request().unwrap();
+    // It has lost the second batch and the third.
+    let mut answer = reply(&again.batches[..1], Verdict::Accepted);
+    answer.state = PushState::Gap;
+    answer.last = Some(again.batches[0].id);
+    device.apply_message(&answer);
+    let anew = device.push_request().unwrap();
+    assert_ne!(anew.device, sent.device);
+    let named = |batches: &[Batch]| batches.iter().map(|b| (b.id.number, b.id.random)).collect::<Vec<_>>();
+    assert_eq!(named(&anew.batches), [(1, sent.batches[0].id.random), (2, sent.batches[2].id.random)]);
+    device.answer(&anew.batches, Verdict::Accepted);
+    assert!(device.push().is_empty());
+}
+
 #[test]
 fn a_batch_that_the_server_lost_after_its_answer_is_sent_again() {
     let device = Device::with(&[row(1, "a")]);

@@ -437,7 +437,8 @@ fn what_stands_on_a_batch_over_the_limit_starts_from_what_the_server_has() {
     device.run("UPDATE notes SET title = 'large', body = hex(zeroblob(4000))");
     device.run("UPDATE notes SET title = 'small'");
     let batches = device.push();
-    assert_eq!(batches[0].changes[0].old, [Value::Text("a".into())]);
+    let below: Vec<_> = batches[0].changes[0].below.iter().map(|(_, value)| value.clone()).collect();
+    assert_eq!(below, [Value::Text("a".into())], "not what was refused");
     assert_eq!(device.titles(), ["1:small"]);
 }
 

@@ -47,7 +47,7 @@ fn with_a_loss() -> History {
     let loser =
         vec![transaction([0; 4], &[(0, 20), (2, 22)]), transaction([20, 11, 22, 0], &[]), transaction([10, 11, 22, 0], &[])];
     let mut history = history(vec![winner, loser], [&[(10, 1)], &[(11, 1)], &[(22, 2)], &[]]);
-    history.lost = vec![Loss { key: 0, value: 20, to: 10 }];
+    history.lost = vec![Loss { key: 0, value: 20, to: Some(10) }];
     history.lost_on_devices = history.lost.clone();
     history
 }
@@ -56,6 +56,28 @@ fn with_a_loss() -> History {
 fn causal_checks_accept_good_histories() {
     assert_eq!(refused(&good()), [""; 0]);
     assert_eq!(refused(&with_a_loss()), [""; 0]);
+}
+
+/// Client 1 writes 20 and 21 to one row, loses 20 to 10, and 21 with it though nobody else touched that register.
+fn with_a_lost_row() -> History {
+    let mut history = with_a_loss();
+    let sessions = &mut history.sessions[1].transactions;
+    sessions[0] = transaction([0; 4], &[(0, 20), (2, 22), (3, 21)]);
+    sessions[1] = transaction([20, 11, 22, 21], &[]);
+    history.lost.push(Loss { key: 3, value: 21, to: None });
+    history.lost_on_devices = history.lost.clone();
+    history
+}
+
+#[test]
+fn causal_checks_find_that_others_see_what_was_lost_with_its_row() {
+    assert_eq!(refused(&with_a_lost_row()), [""; 0], "its own session may, while it waits");
+    let mut seen = with_a_lost_row();
+    seen.sessions[0].transactions.push(transaction([10, 11, 22, 21], &[]));
+    assert_eq!(refused(&seen), ["nothing unfinished is seen"]);
+    let mut back = with_a_lost_row();
+    back.sessions[1].transactions.push(transaction([10, 11, 22, 21], &[]));
+    assert_eq!(refused(&back), ["monotonic reads"]);
 }
 
 #[test]

@@ -45,8 +45,8 @@ pub struct Version {
 pub struct Loss {
     pub key: Key,
     pub value: Value,
-    /// What stayed in its place.
-    pub to: Value,
+    /// What stayed in its place; None: what the writer had started from, since only another column of the row was in conflict.
+    pub to: Option<Value>,
 }
 
 /// A whole run.
@@ -56,7 +56,9 @@ pub struct History {
     pub sessions: Vec<Session>,
     /// For each register, what the server wrote, in order.
     pub versions: Vec<Vec<Version>>,
-    /// Conflicts that the server recorded, and those that devices did.
+    /// How many conflicts the server recorded, whoever won.
+    pub conflicts: u64,
+    /// Writes that lost one as the server recorded it, and as devices did.
     pub lost: Vec<Loss>,
     pub lost_on_devices: Vec<Loss>,
     /// What rejected transactions wrote.
@@ -70,7 +72,8 @@ pub struct History {
 /// such in the order of their session; nobody but that session sees them.
 pub type Place = (i64, i64);
 
-/// Where a rejected write stands: its own session may see it while it waits, and need not see anything because of it.
+/// Where a write stands that was rejected, or lost with the rest of its row: its own session may see it while it waits, and need not
+/// see anything because of it.
 pub const NOWHERE: Place = (i64::MAX - 1, 0);
 
 /// A transaction by its session and its number there.
@@ -119,11 +122,15 @@ impl<'h> Places<'h> {
 
     fn place_losses(&mut self) -> Result<(), String> {
         for loss in &self.history.lost {
-            let Some((at, 0)) = self.places[loss.key].get(&loss.to).copied() else {
-                return Err(format!("register {}: {} lost to {}, which was never there", loss.key, loss.value, loss.to));
-            };
             let order = self.writers.get(&loss.value).map_or(0, |(_, number)| *number as i64 + 1);
-            if self.places[loss.key].insert(loss.value, (at - 1, order)).is_some() {
+            let place = match loss.to {
+                None => NOWHERE,
+                Some(to) => match self.places[loss.key].get(&to).copied() {
+                    Some((at, 0)) => (at - 1, order),
+                    _ => return Err(format!("register {}: {} lost to {to}, which was never there", loss.key, loss.value)),
+                },
+            };
+            if self.places[loss.key].insert(loss.value, place).is_some() {
                 return Err(format!("register {}: {} has lost, and was taken or recorded as well", loss.key, loss.value));
             }
             self.private.insert(loss.value);

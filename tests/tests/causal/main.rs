@@ -74,6 +74,7 @@ fn run(seconds: u64, seed: u64, policies: Policies) -> History {
     History {
         keys: world::KEYS,
         versions: world::versions(&mut server),
+        conflicts: world::conflicts(&mut server),
         lost: lost(world::losses(&mut server)),
         lost_on_devices: lost(devices.iter().flat_map(world::losses_on).collect()),
         server: clients::server_registers(&mut server),
@@ -89,15 +90,17 @@ fn check(policies: Policies) {
     static RUNNING: Mutex<()> = Mutex::new(());
     let _alone = RUNNING.lock();
     let number = |name| std::env::var(name).ok().and_then(|value| value.parse().ok());
-    let seconds = number("CAUSAL_SECONDS").unwrap_or(10);
+    let seconds = number("CAUSAL_SECONDS").unwrap_or(5);
     let seed = number("SEED").unwrap_or_else(|| fastrand::u64(..1_000_000));
     let history = run(seconds, seed, policies);
     let transactions: usize = history.sessions.iter().map(|s| s.transactions.len()).sum();
     let (taken, lost) = (history.versions.iter().map(Vec::len).sum::<usize>(), history.lost.len());
-    let rejected = history.rejected.len();
-    println!("{policies:?}: {transactions} transactions; {taken} writes taken, {lost} lost, {rejected} rejected; seed {seed}");
+    let (rejected, conflicts) = (history.rejected.len(), history.conflicts);
+    println!(
+        "{policies:?}: {transactions} transactions; {taken} writes taken, {lost} lost, {rejected} rejected, {conflicts} conflicts; seed {seed}"
+    );
     // A history in which nothing met anything would show nothing.
-    assert!(transactions > 100 && lost + rejected > 0, "too little happened");
+    assert!(transactions > 100 && conflicts > 0, "too little happened");
     let wrong: Vec<String> =
         checks::ALL.iter().filter_map(|(name, check)| Some(format!("{name}: {}", check(&history).err()?))).collect();
     if !wrong.is_empty() {
@@ -110,6 +113,21 @@ fn check(policies: Policies) {
 #[test]
 fn causal_consistency_holds_where_policies_decide_column_by_column() {
     check(Policies::Columns);
+}
+
+#[test]
+fn causal_consistency_holds_where_the_server_wins() {
+    check(Policies::ServerWins);
+}
+
+#[test]
+fn causal_consistency_holds_where_the_client_wins() {
+    check(Policies::ClientWins);
+}
+
+#[test]
+fn causal_consistency_holds_where_the_later_edit_gets_the_row() {
+    check(Policies::LastWriter);
 }
 
 #[test]

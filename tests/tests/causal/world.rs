@@ -42,6 +42,12 @@ const RULES: &str = "
 pub enum Policies {
     /// Each column by itself: the later edit in one table, in the other the server's in one column and the device's in the other.
     Columns,
+    /// The server's value stays.
+    ServerWins,
+    /// The device's is taken.
+    ClientWins,
+    /// The later edit gets all that the device changed in the row.
+    LastWriter,
     /// A conflict rejects the whole transaction.
     Reject,
 }
@@ -49,9 +55,15 @@ pub enum Policies {
 pub fn install(db: &Database<'_>, policies: Policies) {
     db.run(SQL);
     db.run(RULES);
-    db.run(match policies {
-        Policies::Columns => "SELECT sync.set_policy('red', 'server_wins', 'a'), sync.set_policy('red', 'client_wins', 'b')",
-        Policies::Reject => "SELECT sync.set_policy('red', 'reject'), sync.set_policy('blue', 'reject')",
+    let of_tables = |policy| format!("SELECT sync.set_policy('red', '{policy}'), sync.set_policy('blue', '{policy}')");
+    db.run(&match policies {
+        Policies::Columns => {
+            "SELECT sync.set_policy('red', 'server_wins', 'a'), sync.set_policy('red', 'client_wins', 'b')".to_owned()
+        }
+        Policies::ServerWins => of_tables("server_wins"),
+        Policies::ClientWins => of_tables("client_wins"),
+        Policies::LastWriter => of_tables("last_writer"),
+        Policies::Reject => of_tables("reject"),
     });
 }
 
@@ -81,13 +93,26 @@ pub fn versions(server: &mut Client) -> Vec<Vec<Version>> {
     versions
 }
 
-/// Conflicts over a column that the server recorded and that the writer lost. Those over a whole row come with a rejection.
+/// Values that lost a conflict, as the server recorded it: over a column, or over a row whose policy is for all of it. Conflicts that
+/// come with a rejection are of neither kind.
 pub fn losses(server: &mut Client) -> Vec<Loss> {
-    let sql = "SELECT c.relname::text, (f.key->>0)::bigint, f.column_name::text, (f.mine)::bigint, (f.theirs)::bigint, (f.result)::bigint
-               FROM sync.conflict f JOIN pg_class c ON c.oid = f.relid WHERE f.column_name IS NOT NULL";
+    let sql = "SELECT c.relname::text, (f.key->>0)::bigint, x.name, x.mine::bigint, x.theirs::bigint, x.clashes
+               FROM sync.conflict f JOIN pg_class c ON c.oid = f.relid
+               CROSS JOIN LATERAL (
+                   SELECT f.column_name::text, f.mine::text, f.theirs::text, f.result::text, true WHERE f.column_name IS NOT NULL
+                   UNION ALL
+                   SELECT m.key, m.value, f.theirs->>m.key, f.result->>m.key, f.base->m.key IS DISTINCT FROM f.theirs->m.key
+                   FROM jsonb_each_text(CASE WHEN f.column_name IS NULL AND f.policy = 'last_writer' THEN f.mine ELSE '{}' END) m
+               ) AS x (name, mine, theirs, result, clashes)
+               WHERE x.mine <> x.result";
     let rows = server.query(sql, &[]).expect("the server's conflicts");
-    let losses = rows.iter().filter(|row| row.get::<_, i64>(3) != row.get::<_, i64>(5));
-    losses.map(|row| Loss { key: register(row.get(0), row.get(1), row.get(2)), value: row.get(3), to: row.get(4) }).collect()
+    let to = |row: &postgres::Row| row.get::<_, bool>(5).then(|| row.get(4));
+    rows.iter().map(|row| Loss { key: register(row.get(0), row.get(1), row.get(2)), value: row.get(3), to: to(row) }).collect()
+}
+
+/// How many conflicts the server has recorded.
+pub fn conflicts(server: &mut Client) -> u64 {
+    server.query_one("SELECT count(*) FROM sync.conflict", &[]).expect("a number").get::<_, i64>(0) as u64
 }
 
 /// What a device's rejected transactions wrote.
@@ -98,13 +123,20 @@ pub fn rejected_on(device: &Device) -> Vec<Value> {
 
 /// The same as a device recorded them.
 pub fn losses_on(device: &Device) -> Vec<Loss> {
-    let rows = device
-        .rows("SELECT table_name, json_extract(key, '$[0]'), column_name, mine, theirs FROM sync_conflicts WHERE column_name IS NOT NULL AND result <> mine");
+    let rows = device.rows(
+        "SELECT table_name, json_extract(key, '$[0]'), column_name, mine, theirs, 1 FROM sync_conflicts
+         WHERE column_name IS NOT NULL AND result <> mine
+         UNION ALL
+         SELECT c.table_name, json_extract(c.key, '$[0]'), m.key, m.value, json_extract(c.theirs, m.fullkey),
+             json_extract(c.base, m.fullkey) IS NOT json_extract(c.theirs, m.fullkey)
+         FROM sync_conflicts c, json_each(CASE WHEN c.column_name IS NULL AND c.policy = 'last_writer' THEN c.mine ELSE '{}' END) m
+         WHERE json_extract(c.result, m.fullkey) <> m.value",
+    );
     let number = |text: &str| text.parse::<i64>().expect("a number");
     let loss = |row: &Vec<String>| Loss {
         key: register(&row[0], number(&row[1]), &row[2]),
         value: number(&row[3]),
-        to: number(&row[4]),
+        to: (row[5] == "1").then(|| number(&row[4])),
     };
     rows.iter().map(loss).collect()
 }

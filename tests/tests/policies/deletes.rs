@@ -327,3 +327,27 @@ fn a_foreign_key_that_another_row_breaks_is_told_as_postgres_tells_it() {
     assert_eq!((result.code.as_str(), result.conflicts.len()), ("23503", 0));
     assert!(result.message.contains("violates foreign key constraint"), "{}", result.message);
 }
+
+#[test]
+fn a_partition_and_row_level_security_do_not_hide_why_a_row_cannot_be_put_back() {
+    let db = Cluster::shared().database();
+    let role = format!("{}_writer", db.name());
+    db.run(&format!(
+        "CREATE ROLE \"{role}\"; CREATE TABLE parent (id int PRIMARY KEY, secret text);
+         CREATE TABLE child (id int, region text, parent int REFERENCES parent ON DELETE CASCADE, title text, PRIMARY KEY (id, region))
+             PARTITION BY LIST (region);
+         CREATE TABLE \"odd \"\"part\" PARTITION OF child DEFAULT;
+         INSERT INTO parent VALUES (1, 's'); INSERT INTO child VALUES (1, 'n''orth', 1, 'title');
+         ALTER TABLE child ENABLE ROW LEVEL SECURITY; ALTER TABLE child FORCE ROW LEVEL SECURITY;
+         ALTER TABLE parent ENABLE ROW LEVEL SECURITY; ALTER TABLE parent FORCE ROW LEVEL SECURITY;
+         CREATE POLICY p ON child USING (true); CREATE POLICY p ON parent USING (false);
+         GRANT SELECT, INSERT, UPDATE ON child TO \"{role}\""
+    ));
+    db.run("SELECT sync.create_bucket('all'); SELECT sync.add_table('all', 'child'); DELETE FROM parent");
+    let mut server = db.connect();
+    let change = Change { key: vec![int(1), text("n'orth")], ..rename(None) };
+    let change = Change { table: tag("public.child"), rest: Some(vec![(tag("parent"), int(1))]), ..change };
+    let result = Phone::of(User::with_role("ann", &role)).one(&mut server, change);
+    assert_eq!((result.code.as_str(), result.conflicts.len()), ("23503", 1), "{result:?}");
+    assert!(result.message.contains("public.parent (\"id\" = 1)") && result.message.contains("was to be put back"), "{result:?}");
+}

@@ -73,7 +73,7 @@ CREATE TABLE sync.entry (
 COMMENT ON TABLE sync.entry IS 'One add_table each. A changed entry gets a new id, and so is sent again whole.';
 COMMENT ON COLUMN sync.entry.key IS 'Expressions over the row that make the bucket''s key, with every name qualified.';
 COMMENT ON COLUMN sync.entry.nodes IS 'The same as Postgres reads them, by column number: they survive renamed columns.';
-COMMENT ON COLUMN sync.entry.state IS 'building: rows are served, sums not yet; ready; broken: not served, see problem.';
+COMMENT ON COLUMN sync.entry.state IS 'building: rows are served, sums not yet (problem: why not); ready; broken: not served, see problem.';
 CREATE INDEX entry_rule ON sync.entry (rule_id);
 CREATE INDEX entry_table ON sync.entry (relid);
 

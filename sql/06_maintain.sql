@@ -46,7 +46,7 @@ BEGIN
         SELECT p.bucket, build.entry, sync.wrap(pg_catalog.sum(p.sum)), sync.wrap(pg_catalog.sum(p.count)) FROM parts p GROUP BY p.bucket
         RETURNING 1
     )
-    UPDATE sync.entry e SET state = 'ready' FROM claimed c WHERE e.entry_id = c.entry_id;
+    UPDATE sync.entry e SET state = 'ready', problem = NULL FROM claimed c WHERE e.entry_id = c.entry_id;
 END
 $$;
 COMMENT ON FUNCTION sync.build(integer) IS 'Makes an entry''s sums known: one scan of its table, in one statement.';
@@ -120,10 +120,35 @@ END
 $$;
 COMMENT ON FUNCTION sync.build_small() IS 'Makes the sums of small tables known; push calls it.';
 
+-- One table that cannot be read must not stop the maintenance of all others.
+CREATE FUNCTION sync.build_next(after integer) RETURNS integer
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    next record;
+    words text;
+BEGIN
+    SELECT e.entry_id, e.relid INTO next FROM sync.entry e WHERE e.state = 'building' AND e.entry_id > after ORDER BY e.entry_id LIMIT 1;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    BEGIN
+        PERFORM sync.build(next.entry_id);
+    EXCEPTION WHEN invalid_transaction_state THEN
+        RAISE;
+    WHEN OTHERS THEN
+        GET STACKED DIAGNOSTICS words = MESSAGE_TEXT;
+        UPDATE sync.entry e SET problem = words WHERE e.entry_id = next.entry_id;
+        RAISE WARNING 'sums of table % cannot be made known, which is tried again: %', next.relid, words;
+    END;
+    RETURN next.entry_id;
+END
+$$;
+COMMENT ON FUNCTION sync.build_next(integer) IS 'Makes the sums of the next entry known that is building, and answers its number; NULL if there is none.';
+
 CREATE FUNCTION sync.maintain() RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    e integer;
+    e integer := 0;
     h xid8;
 BEGIN
     -- One at a time; who comes second has nothing to do.
@@ -133,8 +158,8 @@ BEGIN
     PERFORM sync.move_in();
     PERFORM sync.expire_records();
     PERFORM sync.prune_history();
-    FOR e IN SELECT entry_id FROM sync.entry WHERE state = 'building' ORDER BY entry_id LOOP
-        PERFORM sync.build(e);
+    WHILE e IS NOT NULL LOOP
+        e := sync.build_next(e);
     END LOOP;
     INSERT INTO sync.checkpoint (at, oldest) VALUES (clock_timestamp(), pg_snapshot_xmin(pg_current_snapshot()))
     ON CONFLICT DO NOTHING;

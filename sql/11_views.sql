@@ -23,6 +23,8 @@ SELECT * FROM (VALUES
     ('op log', pg_size_pretty(pg_total_relation_size('sync.op')), 'the changes of one lease'),
     ('lease', sync.lease()::text, 'setting sync.lease'),
     ('last maintained', coalesce((SELECT max(at) FROM sync.checkpoint)::text, 'never'), 'call sync.maintain() every few minutes'),
+    ('background worker', CASE WHEN sync.worker_pid() IS NULL THEN 'none' WHEN current_setting('sync.worker', true)::boolean THEN 'runs' ELSE 'off' END,
+        coalesce((SELECT 'its last visit failed: ' || problem FROM sync.visit), 'shared_preload_libraries, or sync.start_worker()')),
     ('oldest running transaction', coalesce((SELECT max(now() - xact_start) FROM pg_stat_activity WHERE backend_xid IS NOT NULL)::text, 'none'),
         'a long one holds back the log'),
     ('devices', (SELECT count(*) FROM sync.device)::text, ''),
@@ -47,12 +49,13 @@ GRANT EXECUTE ON FUNCTION sync.create_bucket(text, text, integer), sync.add_tabl
     sync.set_policy(regclass, text, text, regprocedure, jsonb), sync.drop_policy(regclass, text),
     sync.set_delete_policy(regclass, text) TO sync_admin;
 GRANT EXECUTE ON FUNCTION sync.batch_json(bytea), sync.retry(uuid, bigint, jsonb), sync.discard(uuid, bigint),
-    sync.discard_conflict(bigint), sync.keep_records() TO sync_admin;
+    sync.discard_conflict(bigint), sync.keep_records(), sync.start_worker(), sync.stop_worker() TO sync_admin;
 GRANT EXECUTE ON FUNCTION sync.keep_history(regclass, interval), sync.drop_history(regclass), sync.history(regclass, text),
     sync.as_of(regclass, timestamptz), sync.restore_row(regclass, text, timestamptz), sync.restore_batch(uuid, bigint, boolean),
     sync.history_key(regclass, text), sync.key_condition(regclass, text), sync.current_row(regclass, jsonb),
     sync.check_reach(regclass, timestamptz), sync.row_at(regclass, jsonb, timestamptz), sync.restore_statements(regclass, jsonb),
     sync.batch_images(uuid, bigint), sync.constraint_test(regclass, text, oid) TO sync_admin;
 -- What the views above read.
-GRANT EXECUTE ON FUNCTION sync.policies_of(oid[]), sync.home(), sync.fresh_key(regclass), sync.base_type(oid) TO sync_admin;
+GRANT EXECUTE ON FUNCTION sync.policies_of(oid[]), sync.home(), sync.fresh_key(regclass), sync.base_type(oid), sync.worker_pid(boolean),
+    sync.worker_lock() TO sync_admin;
 SELECT sync.remember_labels();

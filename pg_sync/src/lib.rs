@@ -9,6 +9,7 @@
 //! - [`pull`]: op log and tables -> delta
 //! - [`push`]: batches -> tables
 //! - [`history`]: what rows were, and making them so again
+//! - [`worker`]: the background worker, which maintains
 //!
 //! Bytes from a client go decode -> decide -> write; every message type is in `sync_shared::message`.
 #![deny(unsafe_code)]
@@ -33,6 +34,7 @@ mod rules;
 mod snapshot;
 mod verify;
 mod wal;
+mod worker;
 
 ::pgrx::pg_module_magic!(name, version);
 
@@ -50,4 +52,5 @@ pub extern "C-unwind" fn _PG_init() {
         GucContext::Suset,
         GucFlags::NO_SHOW_ALL,
     );
+    worker::init();
 }

@@ -13,6 +13,7 @@ use crate::records;
 use crate::restage;
 use crate::schema;
 use crate::seal;
+use crate::staged;
 use crate::store::{while_applying, Store};
 use crate::sums;
 use crate::transaction::transaction;
@@ -202,8 +203,7 @@ fn publish_all(store: &mut Store<'_>, delta: &Delta) -> Result<(Vec<String>, i64
     let mut publish = Publish::new(store)?;
     let staged = db.all("SELECT seq FROM main.sync_stage ORDER BY seq", &[], |r| Ok(r.integer(0)))?;
     for seq in staged {
-        let page = db.first("SELECT page FROM main.sync_stage WHERE seq = ?1", &[ValueRef::Integer(seq)], |r| Ok(r.blob(0)))?;
-        publish.page(&envelope::decode(&page.unwrap_or_default())?)?;
+        publish.page(&staged::due(db, seq, delta)?)?;
     }
     publish.page(delta)?;
     publish.finish(delta)?;
@@ -216,7 +216,6 @@ fn publish_all(store: &mut Store<'_>, delta: &Delta) -> Result<(Vec<String>, i64
     let tables = tables.into_iter().map(|at| store.infos[at].table.name.clone()).collect();
     db.run("DELETE FROM main.sync_bucket WHERE staged = -1", &[])?;
     db.run("UPDATE main.sync_bucket SET published = 1, staged = 0, refetch = 0 WHERE staged = 1", &[])?;
-    db.run("DELETE FROM main.sync_stage", &[])?;
     meta::set(db, "cursor", ValueRef::Blob(&delta.cursor))?;
     meta::set(db, "pass", ValueRef::Blob(&delta.pass))?;
     meta::set_number(db, "staged_rows", 0)?;
@@ -262,9 +261,11 @@ fn notice(db: Db<'_>, notice: &Notice) -> Result<Report> {
     match notice.kind {
         NoticeKind::NeedHeld => meta::set_number(db, "need_held", 1)?,
         NoticeKind::Resync | NoticeKind::Restored => {
-            forget_pass(db)?;
             if notice.kind == NoticeKind::Restored {
+                forget_pass(db)?;
                 meta::set_number(db, "restored", 1)?;
+            } else {
+                staged::keep(db)?;
             }
             meta::set(db, "cursor", ValueRef::Blob(&[]))?;
             meta::set_number(db, "resync", 1)?;
@@ -273,13 +274,13 @@ fn notice(db: Db<'_>, notice: &Notice) -> Result<Report> {
             keys::hold(db)?;
         }
         NoticeKind::Verified => {
-            forget_pass(db)?;
+            staged::keep(db)?;
             meta::set(db, "cursor", ValueRef::Blob(&notice.cursor))?;
             meta::set_number(db, "resync", 0)?;
             meta::set_number(db, "verified_at", meta::now())?;
             db.run("UPDATE main.sync_bucket SET refetch = 1, misses = 0", &[])?;
             for bucket in &notice.keep {
-                db.run("UPDATE main.sync_bucket SET published = 1, refetch = 0 WHERE bucket = ?1", &[ValueRef::Blob(&bucket.0)])?;
+                db.run("UPDATE main.sync_bucket SET refetch = 0 WHERE bucket = ?1 AND published", &[ValueRef::Blob(&bucket.0)])?;
             }
         }
         NoticeKind::Behind | NoticeKind::Retry => {}

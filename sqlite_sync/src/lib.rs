@@ -10,7 +10,7 @@
 //! - [`answer`]: the server's verdicts; [`batch`]: local transactions on their way; [`seal`]: the capture log becomes batches
 //! - [`order`]: which of them go first; [`keys`]: leased keys; [`rekey`]: rows that get another key
 //! - [`store`]: visible rows, shadow rows, and the rebase of one on the other
-//! - [`restage`]: staged pages in the order of a changed schema's columns
+//! - [`restage`]: staged pages in the order of a changed schema's columns; [`staged`]: what an unfinished pass leaves to the next
 //! - [`schema`]: tables from the server's schema; [`capture`]: their triggers, in plain SQL
 //! - [`boundary`]: which rows of the log are one transaction
 //! - [`file`]: the library's own tables; [`transaction`]: one around whatever a call does
@@ -41,6 +41,7 @@ mod rekey;
 mod restage;
 mod schema;
 mod seal;
+mod staged;
 mod store;
 mod sums;
 mod table;

@@ -5,6 +5,7 @@ use crate::error::Result;
 use crate::file;
 use crate::host::{Answer, Db};
 use crate::meta;
+use crate::staged;
 use crate::store::Store;
 use crate::sums;
 use crate::transaction::transaction;
@@ -33,8 +34,16 @@ pub fn pull_request(db: Db<'_>) -> Result<Answer> {
         }
         let held = held(db)?;
         let compared = meta::number(db, "resync")? != 0 || sums::due(db)?;
-        let sums = if compared { Some(sums::for_server(&mut Store::open(db)?)?) } else { None };
-        let ranges = if pass.is_empty() && !compared { sums::ranges(&mut Store::open(db)?)? } else { Vec::new() };
+        let (mut sums, mut ranges) = (None, Vec::new());
+        if compared || pass.is_empty() {
+            let mut store = Store::open(db)?;
+            // Without a pass only what an earlier one has left is staged.
+            let staged = if pass.is_empty() { staged::parts(&store)? } else { staged::Parts::new() };
+            match compared {
+                true => sums = Some(sums::for_server(&mut store, &staged)?),
+                false => ranges = sums::ranges(&mut store, &staged)?,
+            }
+        }
         if meta::number(db, "turn")? == 0 {
             meta::next_turn(db)?;
         }

@@ -4,6 +4,7 @@ use crate::error::Result;
 use crate::host::Db;
 use crate::lost::{Keeper, Why};
 use crate::meta;
+use crate::staged::Parts;
 use crate::store::{while_applying, Store};
 use crate::table::{values, Key};
 use serde_json::json;
@@ -70,17 +71,24 @@ pub fn recompute(store: &mut Store<'_>) -> Result<HashMap<i64, ContentSum>> {
 }
 
 /// For the server: the parts of buckets that are asked for again, in ranges. What was remembered of their rows gives way to what is
-/// stored, so that a publish takes away and adds what is really there.
-pub fn ranges(store: &mut Store<'_>) -> Result<Vec<PartRanges>> {
+/// stored, so that a publish takes away and adds what is really there. Likewise the parts that an earlier pass has left staged.
+pub fn ranges(store: &mut Store<'_>, staged: &Parts) -> Result<Vec<PartRanges>> {
     let db = store.db;
     let own = parts(db, "WHERE b.refetch = 2")?;
-    if own.is_empty() {
+    if own.is_empty() && staged.is_empty() {
         return Ok(Vec::new());
     }
-    let bits = |cap: u8| own.iter().map(move |(id, part)| (*id, RangeSums::bits_for(part.content.count).min(cap)));
-    let fits = |cap: &u8| bits(*cap).map(|(_, bits)| 1 << bits).sum::<usize>() <= limits::RANGES;
+    let counts = || own.iter().map(|(_, part)| part.content.count).chain(staged.values().map(|rows| rows.len() as i64));
+    let fits = |cap: &u8| counts().map(|rows| 1 << RangeSums::bits_for(rows).min(*cap)).sum::<usize>() <= limits::RANGES;
     let cap = (0..=limits::RANGE_BITS).rev().find(fits).unwrap_or(0);
-    let mut sums: HashMap<i64, RangeSums> = bits(cap).map(|(id, bits)| (id, RangeSums::new(bits))).collect();
+    let empty = |rows: i64| RangeSums::new(RangeSums::bits_for(rows).min(cap));
+    let mut found: Vec<PartRanges> = Vec::with_capacity(own.len() + staged.len());
+    for ((bucket, entry), rows) in staged {
+        let mut sums = empty(rows.len() as i64);
+        rows.iter().for_each(|(key, hash)| sums.add(key, *hash));
+        found.push(PartRanges { bucket: *bucket, entry: *entry, sums });
+    }
+    let mut sums: HashMap<i64, RangeSums> = own.iter().map(|(id, part)| (*id, empty(part.content.count))).collect();
     let wanted: HashSet<i64> = sums.keys().copied().collect();
     let mut wrong = Vec::new();
     each(
@@ -107,7 +115,6 @@ pub fn ranges(store: &mut Store<'_>) -> Result<Vec<PartRanges>> {
         }
     }
     let mut save = db.prepare("UPDATE main.sync_part SET sum = ?2, count = ?3 WHERE id = ?1 AND (sum <> ?2 OR count <> ?3)")?;
-    let mut found = Vec::with_capacity(own.len());
     for (id, part) in own {
         if let Some(sums) = sums.remove(&id) {
             let total = sums.total();
@@ -149,11 +156,13 @@ pub fn due(db: Db<'_>) -> Result<bool> {
         && db.number("SELECT EXISTS (SELECT 1 FROM main.sync_bucket WHERE refetch > 0)", &[])? == 0)
 }
 
-/// For the server: the device's own sums of all its parts.
-pub fn for_server(store: &mut Store<'_>) -> Result<Vec<PartSum>> {
+/// For the server: the device's own sums of all its parts. Those that are only staged are named, so that it says which are no more.
+pub fn for_server(store: &mut Store<'_>, staged: &Parts) -> Result<Vec<PartSum>> {
     let sums = recompute(store)?;
     let own = parts(store.db, "")?;
-    Ok(own.into_iter().map(|(id, part)| PartSum { content: sums.get(&id).copied().unwrap_or_default(), ..part }).collect())
+    let own = own.into_iter().map(|(id, part)| PartSum { content: sums.get(&id).copied().unwrap_or_default(), ..part });
+    let named = staged.keys().map(|(bucket, entry)| PartSum { bucket: *bucket, entry: *entry, content: ContentSum::default() });
+    Ok(own.chain(named).collect())
 }
 
 /// Reads everything again; buckets that are not what was received are marked, to come again with the next pull.

@@ -69,6 +69,15 @@ pub struct Running {
     pub differ: Vec<(BucketId, EntryId, Ranges)>,
 }
 
+impl Running {
+    /// Where the rest of the pass reads the log from. It reads none for what it takes from the tables, so a download may take longer than
+    /// the log reaches back: the way from its start to now is then found by sums, when all of it is there.
+    pub fn log_needed<'a>(&self, base: &'a Cursor) -> impl Iterator<Item = &'a Snapshot> {
+        let first = u16::from(self.position.priority) + u16::from(!matches!(self.position.step, Step::Log { .. }));
+        (first..=u16::from(self.upto)).filter_map(move |priority| base.level(u8::try_from(priority).ok()?))
+    }
+}
+
 /// The last thing that a page has dealt with; order is the order of work.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Position {

@@ -152,9 +152,13 @@ fn lineage_and_log(
         if now.misses_some_of(snapshot) {
             return Err((NoticeKind::Behind, "the device has seen a commit that is not visible here yet: ask again".into()));
         }
-        if snapshot.xmin < horizon {
-            return Err((NoticeKind::Resync, "the device was away for longer than the log reaches back".into()));
-        }
+    }
+    let mut needed: Box<dyn Iterator<Item = &Snapshot>> = match running {
+        Some(pass) => Box::new(pass.log_needed(base)),
+        None => Box::new(base.levels.iter().map(|(_, s)| s)),
+    };
+    if needed.any(|snapshot| snapshot.xmin < horizon) {
+        return Err((NoticeKind::Resync, "the device was away for longer than the log reaches back".into()));
     }
     Ok(())
 }

@@ -12,6 +12,7 @@ mod dump;
 mod everything;
 mod hostile;
 mod large;
+mod late;
 mod lists;
 mod locks;
 mod offline;

@@ -4,6 +4,7 @@ use crate::error::Result;
 use crate::host::Db;
 use crate::lost::{Keeper, Why};
 use crate::meta;
+use crate::seal;
 use crate::staged::Parts;
 use crate::store::{while_applying, Store};
 use crate::table::{values, Key};
@@ -24,10 +25,13 @@ struct Stored<'k> {
     hash: Option<RowHash>,
 }
 
-/// Hands over every row of the parts that `wanted` names, read and hashed again: the shadow's values where a row has one.
+/// Hands over every row of the parts that `wanted` names, read and hashed again: the shadow's values where a row has one, and what it
+/// was before a write that only the log knows of.
 fn each(store: &mut Store<'_>, wanted: impl Fn(i64) -> bool, mut f: impl FnMut(Stored<'_>)) -> Result<()> {
     let db = store.db;
     let shadows = db.number("SELECT EXISTS (SELECT 1 FROM main.sync_shadow)", &[])? != 0;
+    let before = seal::before(store)?;
+    let mut logged = seal::Rows::new(store);
     let mut scratch = Vec::new();
     for at in 0..store.infos.len() {
         let (table, keys) = (store.infos[at].id, store.infos[at].keys.len());
@@ -42,7 +46,13 @@ fn each(store: &mut Store<'_>, wanted: impl Fn(i64) -> bool, mut f: impl FnMut(S
             let hash = match last.take() {
                 Some((known, hash)) if known == key => hash,
                 _ => {
-                    let stored = if shadows { store.server_version(at, &key)? } else { store.visible(at, &key)? };
+                    let shadow = if shadows { store.shadow(at, &key)? } else { None };
+                    let written = if before.is_empty() { None } else { before.get(&(at, key.bytes())) };
+                    let stored = match (shadow, written) {
+                        (Some(shadow), _) => shadow.row,
+                        (None, Some(entry)) => logged.row(store, at, *entry)?,
+                        (None, None) => store.visible(at, &key)?,
+                    };
                     let info = &store.infos[at];
                     stored.map(|r| hash::row_hash_of(info.table.tag, &info.tags, r.iter().map(Value::as_ref), &mut scratch))
                 }

@@ -14,12 +14,12 @@ use sync_tests::Device;
 pub struct History {
     /// Transactions that a device has committed, by their name in `trace`.
     writes: BTreeMap<String, Write>,
-    /// Verdicts that devices were told, by the batch's random bytes.
-    told: HashMap<String, String>,
-    /// The server was put back: what it knew of batches may be gone, and devices send again what they kept.
+    /// Verdicts that devices were told, by the batch's random bytes, each with how often the server had lost something before.
+    told: HashMap<String, BTreeMap<String, usize>>,
+    /// How often the server has lost something: what it had told of batches before may be gone, and they are judged anew.
+    losses: usize,
+    /// One of these was a disk that was put back: all that it had taken since the copy is gone.
     pub went_back: bool,
-    /// It crashed: a batch may be gone after its answer, and judged anew.
-    pub crashed: bool,
 }
 
 struct Write {
@@ -38,6 +38,28 @@ impl History {
         self.writes.values_mut().filter(|w| w.peer == peer).for_each(|w| w.may_be_gone = true);
     }
 
+    /// The server crashed before it had flushed everything.
+    pub fn crashed(&mut self) {
+        self.losses += 1;
+    }
+
+    /// Its disk was put back.
+    pub fn went_back(&mut self) {
+        self.losses += 1;
+        self.went_back = true;
+    }
+
+    /// Whether it may have lost anything.
+    pub fn lost(&self) -> bool {
+        self.losses > 0
+    }
+
+    /// Whether the server may have lost a verdict since it was told.
+    fn may_have_lost(&self, random: &str, verdict: &str) -> bool {
+        let since = self.told.get(random).and_then(|told| told.get(verdict));
+        since.is_some_and(|since| *since < self.losses)
+    }
+
     /// A verdict that was told stays, unless the server lost it.
     pub fn look(&mut self, device: &Device) {
         if device.rows("SELECT 1 FROM sqlite_schema WHERE name = 'sync_batch'").is_empty() {
@@ -45,9 +67,11 @@ impl History {
         }
         let told = "SELECT hex(random), verdict FROM sync_batch WHERE verdict IN ('accepted', 'merged', 'rejected') AND state IN (1, 2, 3)";
         for row in device.rows(told) {
-            let before = self.told.insert(row[0].clone(), row[1].clone());
-            let same = before.as_ref().is_none_or(|before| *before == row[1]);
-            assert!(same || self.went_back || self.crashed, "batch {} was {before:?}, now it is {}", row[0], row[1]);
+            let known = self.told.entry(row[0].clone()).or_default();
+            let losses = self.losses;
+            let since = *known.entry(row[1].clone()).or_insert(losses);
+            let other = known.iter().find(|(verdict, at)| **verdict != row[1] && **at == since);
+            assert!(other.is_none(), "batch {} was {other:?}, now it is {}", row[0], row[1]);
         }
     }
 
@@ -79,10 +103,14 @@ impl History {
                 peer.device.rows("SELECT hex(random), verdict, state FROM sync_batch WHERE coalesce(code, '') <> 'too_large'");
             for batch in own {
                 match known.get(batch[0].as_str()) {
-                    Some(verdict) => assert!(*verdict == batch[1] || self.went_back, "the server says {verdict} of {batch:?}"),
+                    Some(verdict) => {
+                        let lost = self.went_back && self.may_have_lost(&batch[0], &batch[1]);
+                        assert!(*verdict == batch[1] || lost, "the server says {verdict} of {batch:?}")
+                    }
                     // A rejection needs no server any more: the device keeps it.
                     None => {
-                        assert!((self.went_back || self.crashed) && batch[2] == "3", "the server does not know batch {batch:?}")
+                        let lost = self.may_have_lost(&batch[0], &batch[1]);
+                        assert!(lost && batch[2] == "3", "the server does not know batch {batch:?}")
                     }
                 }
             }

@@ -101,10 +101,12 @@ fn run(options: &Options) -> (usize, usize) {
     let mut first = if options.resume { record::next(mode, options.first) } else { options.first };
     let (mut passed, mut failed) = (0, 0);
     let counts = Mutex::new(Counts::default());
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut clusters: Vec<Option<Cluster>> = (0..workers).map(|_| None).collect();
     while first < end && begin.elapsed() < options.limit && failed < ENOUGH_FAILURES {
         let since = Instant::now();
         let count = CHUNK.min(end - first);
-        let (done, good) = chunk(options, first, count, begin, &counts);
+        let (done, good) = chunk(options, first, count, begin, &counts, &mut clusters);
         passed += good;
         failed += done - good;
         let last = first + done as u64;
@@ -128,11 +130,17 @@ fn run(options: &Options) -> (usize, usize) {
 }
 
 /// Runs some seeds on all processors, each with a server that nobody else uses. Returns how many were run, and passed.
-fn chunk(options: &Options, first: u64, count: u64, begin: Instant, counts: &Mutex<Counts>) -> (usize, usize) {
+fn chunk(
+    options: &Options,
+    first: u64,
+    count: u64,
+    begin: Instant,
+    counts: &Mutex<Counts>,
+    clusters: &mut [Option<Cluster>],
+) -> (usize, usize) {
     let (next, done, good) = (AtomicU64::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
     let messages = Mutex::new(());
-    let work = || {
-        let mut cluster = None;
+    let work = |cluster: &mut Option<Cluster>| {
         loop {
             let failed = done.load(Ordering::Relaxed) - good.load(Ordering::Relaxed);
             if begin.elapsed() > options.limit || failed >= ENOUGH_FAILURES {
@@ -149,7 +157,7 @@ fn chunk(options: &Options, first: u64, count: u64, begin: Instant, counts: &Mut
                 Err(failure) => {
                     done.fetch_add(1, Ordering::Relaxed);
                     // It may be left in any state.
-                    cluster = None;
+                    *cluster = None;
                     let _one_at_a_time = messages.lock();
                     println!(
                         "seed {seed} failed: {failure}\n    ./dev sim --seed {seed}{}",
@@ -159,8 +167,7 @@ fn chunk(options: &Options, first: u64, count: u64, begin: Instant, counts: &Mut
             }
         }
     };
-    let workers = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| (0..workers).for_each(|_| drop(scope.spawn(work))));
+    std::thread::scope(|scope| clusters.iter_mut().for_each(|cluster| drop(scope.spawn(|| work(cluster)))));
     (done.into_inner(), good.into_inner())
 }
 

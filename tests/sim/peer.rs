@@ -134,10 +134,7 @@ impl Peer {
             }
         });
         world::check_snapshot(&self.device);
-        // After a disk was put back the sums may be the first to tell.
-        if !link.resync {
-            world::check_sums(&self.device);
-        }
+        world::check_sums(&self.device);
         more.unwrap_or(true)
     }
 

@@ -65,7 +65,7 @@ impl Action {
 const ALWAYS: &[(u32, Action)] = &[
     (170, ServerWrite),
     (60, LedgerMove),
-    (65, Membership),
+    (70, Membership),
     (30, BeginSlow),
     (30, EndSlow),
     (20, Maintain),
@@ -84,7 +84,7 @@ const ALWAYS: &[(u32, Action)] = &[
     (12, MendLink),
     (10, ClockJump),
 ];
-const RULES: &[(u32, Action)] = &[(32, ChangeRules), (45, ChangeSchema)];
+const RULES: &[(u32, Action)] = &[(50, ChangeRules), (65, ChangeSchema)];
 const LEASE: &[(u32, Action)] = &[(25, ShortLease)];
 const FILES: &[(u32, Action)] = &[(12, SaveDevice), (22, RestoreDevice), (8, CloneDevice)];
 const CRASHES: &[(u32, Action)] = &[(8, Crash), (16, CrashIn)];

@@ -85,9 +85,9 @@ impl<'a> Script<'a> {
     fn begin(cluster: &'a Cluster, plan: &Plan, log: &'a Log) -> Script<'a> {
         let mut rng = Rng::with_seed(plan.world);
         let mut server = Server::new(cluster);
-        world::install(server.database(), &mut rng);
+        world::install(&mut server, &mut rng);
         if plan.kind.policies {
-            policies::declare(server.database(), &mut rng);
+            policies::declare(&mut server, &mut rng);
         }
         let mut peers: Vec<Peer> = (0..plan.peers).map(|i| Peer::new(USERS[i % USERS.len()], &mut rng)).collect();
         let facts = Facts::read(&mut server);
@@ -151,7 +151,7 @@ impl<'a> Script<'a> {
             }
             Action::PutBackServer => {
                 if self.server.put_back() {
-                    self.history.went_back = true;
+                    self.history.went_back();
                     self.resync = true;
                     self.facts = Facts::read(&mut self.server);
                     self.tell(step, "server", "the copy of its disk is put back", Ok(()));
@@ -159,7 +159,7 @@ impl<'a> Script<'a> {
             }
             Action::Crash => {
                 self.server.crash();
-                self.history.crashed = true;
+                self.history.crashed();
                 self.facts = Facts::read(&mut self.server);
                 self.tell(step, "server", "crash", Ok(()));
             }
@@ -167,7 +167,9 @@ impl<'a> Script<'a> {
                 let at = Point::random(&mut self.rng);
                 crashes::crash(at, &mut self.server, &mut self.peers[peer], &self.facts, &mut self.rng);
                 self.log.counts.add("crashes at a point", format!("{at:?}"));
-                self.history.crashed = true;
+                // What the device was told before it.
+                self.history.look(&self.peers[peer].device);
+                self.history.crashed();
                 self.facts = Facts::read(&mut self.server);
                 self.tell(step, "server", &format!("crash, {at:?} of device {peer}"), Ok(()));
             }
@@ -335,12 +337,12 @@ impl<'a> Script<'a> {
             world::check(&peer.device, &mut self.server, &self.facts);
         }
         let applied = self.history.check(&mut self.server, &self.peers);
-        let went_back = self.history.went_back || self.history.crashed;
+        let exact = !self.history.lost();
         if self.kind.policies {
-            self.promises.check(&mut self.server, &applied, !went_back);
+            self.promises.check(&mut self.server, &applied, exact);
         }
         records::check(&mut self.server);
-        if !went_back && !self.resync && !self.kind.files {
+        if exact && !self.resync && !self.kind.files {
             self.peers.iter().for_each(|peer| records::check_both_sides(&mut self.server, peer));
         }
         records::count(&mut self.server, |group, kind, n| self.log.counts.more(group, kind, n));

@@ -30,12 +30,8 @@ pub struct Server<'a> {
 
 impl<'a> Server<'a> {
     pub fn new(cluster: &'a Cluster) -> Self {
-        let db = cluster.database();
+        let db = cluster.database_at_checkpoint();
         Server { cluster, db, client: None, slow: Vec::new(), saved: false, wal_writer: Some(Frozen::of(cluster)) }
-    }
-
-    pub fn database(&self) -> &Database<'a> {
-        &self.db
     }
 
     /// The connection that most things happen on. It gives up on a lock soon: the script is one thread, nobody else would

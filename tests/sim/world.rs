@@ -4,7 +4,7 @@ use crate::server::Server;
 use fastrand::Rng;
 use std::collections::BTreeMap;
 use sync_tests::compare::{assert_alike, assert_verified};
-use sync_tests::{Database, Device};
+use sync_tests::Device;
 
 /// Users' names: a device each, sometimes two devices for one user.
 pub const USERS: [&str; 4] = ["ann", "bob", "cid", "dot"];
@@ -52,31 +52,28 @@ pub fn entry(rule: &str, table: &str) -> String {
 }
 
 /// Creates tables, some rows, and rules; details depend on the seed.
-pub fn install(db: &Database<'_>, rng: &mut Rng) {
-    db.run(TABLES);
+pub fn install(server: &mut Server<'_>, rng: &mut Rng) {
+    let mut run = |sql: &str| server.run(sql).unwrap_or_else(|e| panic!("{e}\nin: {sql:.400}"));
+    run(TABLES);
     let reference = ["", "ON DELETE CASCADE", "DEFERRABLE INITIALLY DEFERRED"][rng.usize(..3)];
-    db.run(&format!("CREATE TABLE guest (id int PRIMARY KEY, seat int NOT NULL REFERENCES seat {reference})"));
+    run(&format!("CREATE TABLE guest (id int PRIMARY KEY, seat int NOT NULL REFERENCES seat {reference})"));
     if rng.bool() {
-        db.run("DROP TABLE news");
-        db.run(
-            "CREATE TABLE news (id int PRIMARY KEY, body text) PARTITION BY RANGE (id);
+        run("DROP TABLE news");
+        run("CREATE TABLE news (id int PRIMARY KEY, body text) PARTITION BY RANGE (id);
              CREATE TABLE news_low PARTITION OF news FOR VALUES FROM (MINVALUE) TO (20);
-             CREATE TABLE news_high PARTITION OF news FOR VALUES FROM (20) TO (MAXVALUE)",
-        );
+             CREATE TABLE news_high PARTITION OF news FOR VALUES FROM (20) TO (MAXVALUE)");
     }
     if rng.u8(..4) == 0 {
         // A row that changes again after the statement that changed it.
-        db.run(
-            "CREATE FUNCTION again() RETURNS trigger LANGUAGE plpgsql AS $$
+        run("CREATE FUNCTION again() RETURNS trigger LANGUAGE plpgsql AS $$
              BEGIN
                  UPDATE task SET list = NEW.list % 5 + 1, n = coalesce(NEW.n, 0) + 1 WHERE id = NEW.id;
                  RETURN NULL;
              END $$;
              CREATE TRIGGER again AFTER INSERT OR UPDATE ON task FOR EACH ROW
-                 WHEN (pg_trigger_depth() = 0 AND NEW.id % 7 = 0) EXECUTE FUNCTION again()",
-        );
+                 WHEN (pg_trigger_depth() = 0 AND NEW.id % 7 = 0) EXECUTE FUNCTION again()");
     }
-    db.run(&format!(
+    run(&format!(
         "INSERT INTO task SELECT i, i % {LISTS} + 1, (ARRAY['ann', 'bob', 'cid', 'dot'])[i % 4 + 1], 'task ' || i, i FROM generate_series(1, 20) i;
          INSERT INTO label SELECT l, c, 'red' FROM generate_series(1, {LISTS}) l, unnest('{{a,b}}'::text[]) c;
          INSERT INTO news SELECT i * 5, 'news ' || i FROM generate_series(1, 8) i;
@@ -85,7 +82,7 @@ pub fn install(db: &Database<'_>, rng: &mut Rng) {
          INSERT INTO reader SELECT u, l FROM unnest('{{ann,bob,cid,dot}}'::text[]) u, generate_series(1, {LISTS}) l WHERE (ascii(u) + l) % 2 = 0"
     ));
     for name in ["list", "owner", "everybody"] {
-        db.run(&rule(name, rng.u8(0..3)));
+        run(&rule(name, rng.u8(0..3)));
     }
 }
 

@@ -110,9 +110,18 @@ impl Cluster {
 
     /// A new database with the extension in it.
     pub fn database(&self) -> Database<'_> {
+        self.new_database("")
+    }
+
+    /// The same, made by a checkpoint and copies of files: what was before it leaves nothing in the log.
+    pub fn database_at_checkpoint(&self) -> Database<'_> {
+        self.new_database("STRATEGY file_copy")
+    }
+
+    fn new_database(&self, how: &str) -> Database<'_> {
         let name = format!("db{}", self.made.fetch_add(1, Ordering::Relaxed));
         let mut client = self.connect("postgres", "postgres");
-        client.batch_execute(&format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}")).expect("a database is created");
+        client.batch_execute(&format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE} {how}")).expect("a database is created");
         Database { cluster: self, name }
     }
 

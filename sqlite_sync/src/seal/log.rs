@@ -105,6 +105,18 @@ pub fn groups<'c>(store: &mut Store<'c>, mut each: impl FnMut(&mut Store<'c>, Gr
     group.map_or(Ok(()), |done| each(store, done))
 }
 
+/// Where the log says what rows were before everything in it: entries by row, as [`Base::entry`] gives them.
+pub fn before(store: &mut Store<'_>) -> Result<HashMap<Place, Option<i64>>> {
+    let mut first = HashMap::new();
+    groups(store, |_, mut group| {
+        for (place, base) in group.touched() {
+            first.entry(place).or_insert(base.entry());
+        }
+        Ok(())
+    })?;
+    Ok(first)
+}
+
 impl Group {
     /// The rows, in the order of first touch.
     pub fn touched(&mut self) -> Vec<(Place, Base)> {

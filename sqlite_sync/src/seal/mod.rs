@@ -5,7 +5,7 @@
 
 mod log;
 
-pub use log::{clear as clear_log, groups, Rows};
+pub use log::{before, clear as clear_log, groups, Rows};
 
 use crate::answer;
 use crate::batch::{Head, Writer};

@@ -4,6 +4,7 @@ mod altered;
 mod app;
 mod basics;
 mod between_pages;
+mod compared;
 mod constraints;
 mod crash;
 mod device;

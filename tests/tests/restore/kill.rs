@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 use sync_shared::envelope::{self, Kind};
-use sync_shared::message::Delta;
+use sync_shared::message::{Delta, Notice, PartChanges};
 use sync_tests::compare::{assert_same, assert_verified, server_rows, server_value};
 use sync_tests::device::{server_pull, server_push};
 use sync_tests::{Cluster, Database, Device};
@@ -31,22 +31,30 @@ const ROWS: &str = "
     INSERT INTO tally SELECT i, 0 FROM generate_series(0, 9) i;
     INSERT INTO big SELECT i, i % 50, md5(i::text) FROM generate_series(1, 20000) i;
 ";
+/// Rows of `item` and `tally` that were changed since the beginning, of all transactions that the log has.
+const CHANGES: &str = "
+    SELECT sum(changes) FROM (SELECT max(o.op_id) + 1 AS changes FROM sync.op o JOIN sync.entry e ON e.entry_id = o.entry
+    WHERE e.relid IN ('item'::regclass, 'tally'::regclass) GROUP BY o.xid) t";
+/// The log of the last seconds is there after a restart, so that nobody has to compare sums (docs/operations.md).
+pub const SETTINGS: &str = "wal_keep_size = 256MB\nmax_wal_size = 1GB\nmin_wal_size = 512MB\n";
 const WRITERS: usize = 3;
 const DEVICES: usize = 2;
 
-struct World {
-    cluster: &'static Cluster,
-    db: Database<'static>,
-    ended: AtomicBool,
+/// A server that is killed under those who use it.
+pub struct World {
+    pub cluster: &'static Cluster,
+    pub db: Database<'static>,
+    pub ended: AtomicBool,
 }
 
 impl World {
-    fn goes_on(&self) -> bool {
+    /// Whether to use it any longer.
+    pub fn goes_on(&self) -> bool {
         !self.ended.load(Ordering::Relaxed)
     }
 
     /// A connection as soon as there is one; None when all is over.
-    fn connect(&self) -> Option<Client> {
+    pub fn connect(&self) -> Option<Client> {
         while self.goes_on() {
             if let Ok(client) = self.cluster.try_connect(self.db.name(), "postgres") {
                 return Some(client);
@@ -77,9 +85,9 @@ impl World {
         acknowledged
     }
 
-    /// Writes on a device, and syncs whenever the server is there. Returns how many transactions were committed here.
-    fn live(&self, device: &Device, number: usize) -> i64 {
-        let mut written = 0;
+    /// Writes on a device, and syncs whenever the server is there.
+    fn live(&self, device: &Device, number: usize) -> Lived {
+        let (mut written, mut rows) = (0, 0);
         while let Some(mut client) = self.connect() {
             while self.goes_on() {
                 written += 1;
@@ -88,12 +96,12 @@ impl World {
                     "BEGIN; INSERT INTO item VALUES ({id}, 'of a device'); UPDATE tally SET n = n + 1 WHERE id = {}; COMMIT",
                     WRITERS + number
                 ));
-                if sync(device, &mut client).is_none() {
+                if sync(device, &mut client, &mut rows).is_none() {
                     break;
                 }
             }
         }
-        written
+        Lived { written, rows }
     }
 
     /// Maintenance, and a large table that leaves its rule and comes back, to be built anew.
@@ -112,15 +120,23 @@ impl World {
     }
 }
 
-/// One round. None where the server went away.
-fn sync(device: &Device, client: &mut Client) -> Option<()> {
+/// What came of a device's life.
+struct Lived {
+    /// Transactions that it has committed.
+    written: i64,
+    /// Rows that pages have brought, also those that were lost with the server.
+    rows: i64,
+}
+
+/// One round, which adds the rows that come. None where the server went away.
+pub fn sync(device: &Device, client: &mut Client, rows: &mut i64) -> Option<()> {
     while let Some(batches) = device.pending_ops() {
         let answer = device.apply(&server_push(client, &device.user, &batches).ok()?).expect("a push reply is applied");
         assert_eq!(answer.verdicts("rejected"), 0, "{answer:?}");
     }
     loop {
         let reply = server_pull(client, &device.user, &device.pull_request()).ok()?;
-        assert_nothing_again(&reply);
+        *rows += assert_nothing_again(&reply);
         let answer = device.apply(&reply).expect("a delta is applied");
         if !answer.more() {
             return Some(());
@@ -128,17 +144,20 @@ fn sync(device: &Device, client: &mut Client) -> Option<()> {
     }
 }
 
-/// No bucket comes whole a second time, and no history is taken for another one.
-fn assert_nothing_again(reply: &[u8]) {
+/// No bucket comes a second time, whole or in part, and no history is taken for another one. Returns how many rows a page brings.
+fn assert_nothing_again(reply: &[u8]) -> i64 {
     match envelope::kind(reply).expect("a message") {
         Kind::Delta => {
             let delta: Delta = envelope::decode(reply).expect("a delta");
-            assert!(!delta.changes.iter().any(|c| c.from_empty), "a bucket came whole again");
+            let again = |c: &PartChanges| c.from_empty || c.ranges.as_ref().is_some_and(|ranges| !ranges.is_empty());
+            assert!(!delta.changes.iter().any(again), "a bucket came again, whole or in part");
+            delta.changes.iter().map(|c| i64::from(c.row_count) + i64::from(c.gone_count)).sum()
         }
         _ => {
-            let notice: sync_shared::message::Notice = envelope::decode(reply).expect("a notice");
+            let notice: Notice = envelope::decode(reply).expect("a notice");
             let passing = ["being changed", "being rewritten", "not visible here yet"];
             assert!(passing.iter().any(|p| notice.message.contains(p)), "{}", notice.message);
+            0
         }
     }
 }
@@ -147,13 +166,13 @@ fn assert_nothing_again(reply: &[u8]) {
 fn a_server_that_is_killed_again_and_again_loses_nothing() {
     let kills = std::env::var("KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(12);
     let mut rng = Rng::with_seed(std::env::var("SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(1));
-    let cluster = leaked(Cluster::start("max_wal_size = 1GB\nmin_wal_size = 512MB\n"));
+    let cluster = leaked(Cluster::start(SETTINGS));
     let db = cluster.database();
     [TABLES, ROWS, "SELECT sync.maintain()"].iter().for_each(|sql| db.run(sql));
     let devices: Vec<Device> = (0..DEVICES).map(|_| Device::new("ann")).collect();
     devices.iter().for_each(|device| device.sync(&mut db.connect()));
     let world = World { cluster, db, ended: AtomicBool::new(false) };
-    let (acknowledged, written) = thread::scope(|scope| {
+    let (acknowledged, mut lives) = thread::scope(|scope| {
         let world = &world;
         let writers: Vec<_> = (0..WRITERS).map(|n| scope.spawn(move || world.write(n))).collect();
         let living: Vec<_> = devices.into_iter().enumerate().map(|(n, d)| scope.spawn(move || (world.live(&d, n), d))).collect();
@@ -174,14 +193,14 @@ fn a_server_that_is_killed_again_and_again_loses_nothing() {
         let acknowledged: Vec<_> = writers.into_iter().map(|w| w.join().expect("a writer ends well")).collect();
         (acknowledged, living.into_iter().map(|l| l.join().expect("a device ends well")).collect::<Vec<_>>())
     });
-    check(&world, &acknowledged, &written);
+    check(&world, &acknowledged, &mut lives);
 }
 
-fn check(world: &World, acknowledged: &[i64], written: &[(i64, Device)]) {
+fn check(world: &World, acknowledged: &[i64], lives: &mut [(Lived, Device)]) {
     let mut server = world.db.connect();
     for _ in 0..2 {
-        for (_, device) in written {
-            while sync(device, &mut server).is_none() {}
+        for (life, device) in &mut *lives {
+            while sync(device, &mut server, &mut life.rows).is_none() {}
         }
     }
     let counted = |server: &mut Client, id: usize| -> i64 {
@@ -191,9 +210,12 @@ fn check(world: &World, acknowledged: &[i64], written: &[(i64, Device)]) {
         let n = counted(&mut server, writer);
         assert!(n >= acknowledged && acknowledged > 0, "writer {writer}: {acknowledged} acknowledged, {n} there");
     }
-    for (number, (written, device)) in written.iter().enumerate() {
+    let changes: i64 = server_value(&mut server, CHANGES).parse().expect("a number");
+    for (number, (life, device)) in lives.iter().enumerate() {
         // Each batch adds one to a counter: neither twice nor never.
-        assert_eq!(counted(&mut server, WRITERS + number), *written, "device {number}");
+        assert_eq!(counted(&mut server, WRITERS + number), life.written, "device {number}");
+        // What rests comes never; a change comes twice where the first answer was lost with the server.
+        assert!(life.rows <= 2 * changes, "{} rows came to device {number}, and {changes} were changed", life.rows);
         assert_same(device, &mut server, "SELECT id, body FROM item");
         assert_same(device, &mut server, "SELECT id, n FROM tally");
         assert_verified(device);
@@ -206,5 +228,8 @@ fn check(world: &World, acknowledged: &[i64], written: &[(i64, Device)]) {
     // What the log and the bases add up to is what the tables hold, also for the one that was being built.
     let wrong = "SELECT t.\"table\", v.* FROM sync.tables t, sync.verify_table(t.\"table\") v";
     assert_eq!(server_rows(&mut server, wrong), Vec::<Vec<String>>::new());
-    eprintln!("{acknowledged:?} transactions of writers, {:?} of devices", written.iter().map(|(n, _)| n).collect::<Vec<_>>());
+    let (written, rows): (Vec<_>, Vec<_>) = lives.iter().map(|(life, _)| (life.written, life.rows)).unzip();
+    eprintln!(
+        "{acknowledged:?} transactions of writers, {written:?} of devices, to which {rows:?} rows came of {changes} changes"
+    );
 }

@@ -5,6 +5,7 @@
 mod lists;
 
 mod back;
+mod backfill;
 mod evidence;
 mod kill;
 mod losses;

@@ -11,9 +11,11 @@
 //! - [`local`]: what a writer on the device pays
 //! - [`polls`]: pulls that find nothing or little
 //! - [`pushes`]: pushes of one change
+//! - [`capacity`]: what a deployment is sized by
 //! - [`latency`]: from a commit to another device
 //! - [`peers`]: other systems, on the device, through one driver
 
+mod capacity;
 mod capture;
 mod device;
 mod first_sync;
@@ -33,7 +35,7 @@ use report::Report;
 
 const HELP: &str = "usage: ./dev bench [NAME...] [--rounds N] [--quick]
 
-  NAME        measure only these, and write no files: capture first-sync device local polls pushes latency peers
+  NAME        measure only these, and write no files: capture first-sync device local polls pushes capacity latency peers
   --rounds N  rounds in which the contenders take turns; 5, or 3 with --quick
   --quick     fewer rows and shorter rounds: to see whether it works, not for figures
 
@@ -64,6 +66,7 @@ const MEASURES: &[(&str, Measure)] = &[
     ("local", local::run),
     ("polls", polls::run),
     ("pushes", pushes::run),
+    ("capacity", capacity::run),
     ("latency", latency::run),
     ("peers", peers::run),
 ];

@@ -96,6 +96,64 @@ $$;
 COMMENT ON FUNCTION sync.verify_table(regclass) IS
     'Reads a synced table and compares with what was recorded of it; lists the buckets that differ, sets their sums right and makes devices compare them.';
 
+-- Nothing tells of rows that change past the triggers, so each table is read from time to time, and at once where capture was found
+-- disabled.
+CREATE TABLE sync.verified (
+    relid     pg_catalog.oid PRIMARY KEY REFERENCES sync.synced_table ON DELETE CASCADE,
+    at        timestamptz NOT NULL,
+    mended    integer NOT NULL DEFAULT 0,
+    mended_at timestamptz
+);
+COMMENT ON TABLE sync.verified IS 'When maintain last compared a table''s rows with its sums, and how many buckets'' sums it has set right.';
+COMMENT ON COLUMN sync.verified.at IS '-infinity: in doubt, compared by the next sync.maintain().';
+
+CREATE FUNCTION sync.verify_every() RETURNS interval
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(nullif(current_setting('sync.verify_every', true), ''), '30 days')::interval
+$$;
+COMMENT ON FUNCTION sync.verify_every() IS
+    'How often sync.maintain() reads a table and compares its rows with its sums: the setting sync.verify_every, 30 days by default. 0: only where capture was disabled.';
+
+CREATE FUNCTION sync.doubt(rel regclass) RETURNS void
+    LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    INSERT INTO sync.verified AS v (relid, at) VALUES (rel, '-infinity') ON CONFLICT (relid) DO UPDATE SET at = '-infinity';
+$$;
+COMMENT ON FUNCTION sync.doubt(regclass) IS 'Has the next sync.maintain() compare a table''s rows with its sums.';
+
+CREATE FUNCTION sync.verify_next() RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    rel regclass;
+    n integer;
+    words text;
+BEGIN
+    INSERT INTO sync.verified (relid, at)
+    SELECT DISTINCT e.relid::oid, now() FROM sync.entry e WHERE e.state = 'ready' AND e.relid NOT IN (SELECT v.relid FROM sync.verified v);
+    SELECT v.relid INTO rel FROM sync.verified v
+    WHERE (v.at = '-infinity' OR sync.verify_every() > '0' AND v.at < now() - sync.verify_every())
+        AND EXISTS (SELECT FROM sync.entry e WHERE e.relid = v.relid AND e.state = 'ready')
+    ORDER BY v.at, v.relid LIMIT 1;
+    IF NOT FOUND OR current_setting('transaction_isolation') <> 'read committed' THEN
+        RETURN;
+    END IF;
+    BEGIN
+        SELECT count(*) INTO n FROM sync.verify_table(rel);
+        UPDATE sync.verified v SET at = clock_timestamp(), mended = v.mended + n,
+            mended_at = CASE WHEN n > 0 THEN clock_timestamp() ELSE v.mended_at END
+        WHERE v.relid = rel;
+        IF n > 0 THEN
+            RAISE WARNING 'rows of table % were changed past its triggers: the sums of % buckets were set right, and devices compare them', rel, n;
+        END IF;
+    EXCEPTION WHEN OTHERS THEN
+        GET STACKED DIAGNOSTICS words = MESSAGE_TEXT;
+        RAISE WARNING 'table % cannot be compared with its sums, which is tried again in a day: %', rel, words;
+        UPDATE sync.verified v SET at = now() - sync.verify_every() + interval '1 day' WHERE v.relid = rel;
+    END;
+END
+$$;
+COMMENT ON FUNCTION sync.verify_next() IS 'Compares one table with its sums, if one is in doubt or its time has come; called by maintain.';
+
 -- So that in the small case nobody needs to know about maintain: called by push, which must not fail for it.
 CREATE FUNCTION sync.build_small() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -158,6 +216,7 @@ BEGIN
     PERFORM sync.move_in();
     PERFORM sync.expire_records();
     PERFORM sync.prune_history();
+    PERFORM sync.expire_devices();
     WHILE e IS NOT NULL LOOP
         e := sync.build_next(e);
     END LOOP;
@@ -183,6 +242,7 @@ BEGIN
             AND NOT EXISTS (SELECT FROM sync.op o WHERE o.bucket = b.bucket AND o.entry = b.entry);
     END IF;
     INSERT INTO sync.mark (random, at) VALUES (gen_random_uuid(), now()) ON CONFLICT DO NOTHING;
+    PERFORM sync.verify_next();
     -- Renamed roles and schemas tell nobody.
     PERFORM sync.pack();
 END

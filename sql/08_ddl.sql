@@ -54,6 +54,10 @@ BEGIN
                     OR c.relid <> rel AND c.relid NOT IN (SELECT p.relid FROM pg_partition_tree(rel) p)));
         SELECT coalesce(bool_and(sync.is_captured(t.relid)), false) INTO intact
         FROM (SELECT rel::oid AS relid UNION SELECT p.relid FROM pg_partition_tree(rel) p) t;
+        IF NOT whole AND EXISTS (SELECT FROM sync.captured c WHERE c.root = rel AND NOT sync.is_captured(c.relid)) THEN
+            -- Whoever disabled the triggers may have written past them.
+            PERFORM sync.doubt(rel);
+        END IF;
         IF whole THEN
             PERFORM sync.renew_entries(rel);
         END IF;

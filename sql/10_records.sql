@@ -67,6 +67,30 @@ CREATE FUNCTION sync.expire_records() RETURNS void
 $$;
 COMMENT ON FUNCTION sync.expire_records() IS 'Lets go of records that are older than sync.keep_records(); called by maintain.';
 
+CREATE FUNCTION sync.keep_devices() RETURNS interval
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce(nullif(current_setting('sync.keep_devices', true), ''), '1 year')::interval
+$$;
+COMMENT ON FUNCTION sync.keep_devices() IS
+    'How long a device that sends nothing stays registered: the setting sync.keep_devices, 1 year by default, and never less than the lease. 0: for ever.';
+
+-- Safe, since a batch is known by its random bytes, which stay for ever, and not by its device: one that comes back is told that its number
+-- is too high, sends again what it has or takes a new identity, and nothing is applied again. Revoked devices stay revoked; one that has leased
+-- numbers may still have rows under them; one of which sync.batch names a batch, such as a rejected one, keeps the numbers of those.
+CREATE FUNCTION sync.expire_devices() RETURNS void
+    LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    DELETE FROM sync.device d WHERE sync.keep_devices() > '0'
+        -- The first time in each hour: nothing is ordered by when a device was seen, or each push would have an index more to write.
+        AND coalesce((SELECT max(c.at) FROM sync.checkpoint c), '-infinity') < date_trunc('hour', clock_timestamp())
+        AND d.device IN (
+            SELECT o.device FROM sync.device o
+            WHERE o.seen < now() - greatest(sync.keep_devices(), sync.lease()) AND o.revoked IS NULL
+                AND NOT EXISTS (SELECT FROM sync.key_lease l WHERE l.device = o.device)
+                AND NOT EXISTS (SELECT FROM sync.batch b WHERE b.device = o.device)
+            LIMIT 50000 FOR UPDATE SKIP LOCKED);
+$$;
+COMMENT ON FUNCTION sync.expire_devices() IS 'Forgets devices that have sent nothing for sync.keep_devices(), at most 50,000 at once; called by maintain.';
+
 CREATE VIEW sync.rejected AS
 SELECT b.device, b.number, b.user_id, b.role, b.edited, b.pushed, b.code, b.message, b.subject, b.note, b.attempts,
     sync.batch_json(b.content) AS batch

@@ -27,6 +27,9 @@ SELECT * FROM (VALUES
         coalesce((SELECT 'its last visit failed: ' || problem FROM sync.visit), 'shared_preload_libraries, or sync.start_worker()')),
     ('oldest running transaction', coalesce((SELECT max(now() - xact_start) FROM pg_stat_activity WHERE backend_xid IS NOT NULL)::text, 'none'),
         'a long one holds back the log'),
+    ('sums set right', (SELECT coalesce(sum(mended), 0) FROM sync.verified)::text,
+        coalesce('last ' || (SELECT max(mended_at) FROM sync.verified)::text || ': rows were changed past the triggers', '')),
+    ('tables to be compared', (SELECT count(*) FROM sync.verified WHERE at = '-infinity')::text, 'sync.maintain() compares one at a time'),
     ('devices', (SELECT count(*) FROM sync.device)::text, ''),
     ('conflicts', (SELECT count(*) FROM sync.conflict)::text, 'see sync.conflicts'),
     ('rejected batches', (SELECT count(*) FROM sync.batch WHERE verdict = 'rejected' AND content IS NOT NULL AND NOT repeats)::text, 'see sync.rejected')
@@ -49,7 +52,7 @@ GRANT EXECUTE ON FUNCTION sync.create_bucket(text, text, integer), sync.add_tabl
     sync.set_policy(regclass, text, text, regprocedure, jsonb), sync.drop_policy(regclass, text),
     sync.set_delete_policy(regclass, text) TO sync_admin;
 GRANT EXECUTE ON FUNCTION sync.batch_json(bytea), sync.retry(uuid, bigint, jsonb), sync.discard(uuid, bigint),
-    sync.discard_conflict(bigint), sync.keep_records(), sync.start_worker(), sync.stop_worker() TO sync_admin;
+    sync.discard_conflict(bigint), sync.keep_records(), sync.keep_devices(), sync.verify_every(), sync.start_worker(), sync.stop_worker() TO sync_admin;
 GRANT EXECUTE ON FUNCTION sync.keep_history(regclass, interval), sync.drop_history(regclass), sync.history(regclass, text),
     sync.as_of(regclass, timestamptz), sync.restore_row(regclass, text, timestamptz), sync.restore_batch(uuid, bigint, boolean),
     sync.history_key(regclass, text), sync.key_condition(regclass, text), sync.current_row(regclass, jsonb),

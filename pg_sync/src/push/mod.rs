@@ -88,7 +88,7 @@ fn answer(request: &PushRequest, user: String, writer: Oid, claims: Option<Strin
         let results = request.batches.iter().map(|b| registry::result(b.id, Verdict::Later, later.clone())).collect();
         return reply(PushState::NotNow, &later.message, None, results);
     }
-    let (device, known) = pinned(|| (registry::lock(request.device, &user), registry::known(request)));
+    let (device, known) = pinned(|| (registry::lock(request.device, &user), registry::known(request, &user)));
     if device.revoked {
         return reply(PushState::Revoked, "this device was revoked: it may not sync any longer", device.last, Vec::new());
     }

@@ -77,7 +77,9 @@ pub fn lock(id: Uuid, user: &str) -> Device {
 }
 
 /// Which of the request's batches were taken before, by their random bytes.
-pub fn known(request: &PushRequest) -> HashMap<[u8; 16], Known> {
+///
+/// A device that is no longer registered has left nobody's name behind: whoever knows its random bytes counts as its user.
+pub fn known(request: &PushRequest, user: &str) -> HashMap<[u8; 16], Known> {
     if request.batches.is_empty() {
         return HashMap::new();
     }
@@ -86,9 +88,9 @@ pub fn known(request: &PushRequest) -> HashMap<[u8; 16], Known> {
         let mut known = HashMap::new();
         let sql = "SELECT random, user_id, verdict, code, message, subject, answer FROM sync.batch WHERE random = ANY ($1) AND NOT repeats
              UNION ALL
-             SELECT o.random, coalesce(d.user_id, ''), CASE WHEN o.merged THEN 'merged' ELSE 'accepted' END, '', '', '', NULL
+             SELECT o.random, coalesce(d.user_id, $2), CASE WHEN o.merged THEN 'merged' ELSE 'accepted' END, '', '', '', NULL
              FROM sync.old_batch o LEFT JOIN sync.device d USING (device) WHERE o.random = ANY ($1)";
-        let rows = c.select(Kept(sql), None, &[randoms.into()])?;
+        let rows = c.select(Kept(sql), None, &[randoms.into(), user.into()])?;
         for row in rows {
             let Some(random) = row.get::<PgUuid>(1)? else { continue };
             let verdict = match row.get::<String>(3)?.as_deref() {

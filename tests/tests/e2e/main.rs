@@ -25,3 +25,4 @@ mod statements;
 mod transactions;
 mod triggers;
 mod types;
+mod years;

@@ -165,7 +165,7 @@ fn a_damaged_op_log_and_damaged_bases_are_found_and_mended() {
 fn disabled_triggers_are_noticed() {
     let (db, mut server, device) = many(100);
     db.run("ALTER TABLE place DISABLE TRIGGER ALL; UPDATE place SET name = 'past' WHERE size = 3; ALTER TABLE place ENABLE TRIGGER ALL");
-    device.sync(&mut server);
+    assert!(pull(&device, &mut server).rows < 10, "the table is not fetched again");
     assert_same(&device, &mut server, "SELECT * FROM place");
     db.run("UPDATE place SET name = 'captured' WHERE size = 4");
     device.sync(&mut server);

@@ -17,48 +17,103 @@ fn civil(day: i64) -> (i64, i64, i64) {
     (year_of_era + era * 400 + i64::from(month <= 2), month, day_of_year - (153 * shifted + 2) / 5 + 1)
 }
 
-fn put_number(out: &mut String, number: i64, width: usize) {
-    let mut digits = [b'0'; 20];
-    let mut at = digits.len();
-    let mut rest = number.unsigned_abs();
-    while rest > 0 || digits.len() - at < width {
-        at -= 1;
-        digits[at] = b'0' + (rest % 10) as u8;
-        rest /= 10;
+/// The two digits of the numbers below a hundred.
+const PAIRS: [[u8; 2]; 100] = {
+    let mut pairs = [[0; 2]; 100];
+    let mut number = 0;
+    while number < 100 {
+        pairs[number] = [b'0' + number as u8 / 10, b'0' + number as u8 % 10];
+        number += 1;
     }
-    out.extend(digits[at..].iter().map(|&d| d as char));
+    pairs
+};
+
+/// A short text on the stack: each row of a page has some.
+pub struct Text {
+    bytes: [u8; 40],
+    length: usize,
 }
 
-fn put_date(out: &mut String, day: i64) -> bool {
-    let (year, month, day) = civil(day);
-    put_number(out, if year > 0 { year } else { 1 - year }, 4);
-    out.push('-');
-    put_number(out, month, 2);
-    out.push('-');
-    put_number(out, day, 2);
-    year <= 0
-}
+impl Text {
+    fn new() -> Self {
+        Text { bytes: [0; 40], length: 0 }
+    }
 
-fn put_time(out: &mut String, micros: i64) {
-    for (i, unit) in [3_600_000_000, 60_000_000, 1_000_000].into_iter().enumerate() {
-        if i > 0 {
-            out.push(':');
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+
+    fn put(&mut self, text: &[u8]) {
+        self.bytes[self.length..self.length + text.len()].copy_from_slice(text);
+        self.length += text.len();
+    }
+
+    /// A number with exactly so many digits.
+    fn put_digits<const WIDTH: usize>(&mut self, number: u32) {
+        let mut digits = [b'0'; WIDTH];
+        let mut rest = number;
+        for pair in digits.rchunks_exact_mut(2) {
+            pair.copy_from_slice(&PAIRS[(rest % 100) as usize]);
+            rest /= 100;
         }
-        put_number(out, if i == 0 { micros / unit } else { micros / unit % 60 }, 2);
+        if WIDTH % 2 == 1 {
+            digits[0] += (rest % 10) as u8;
+        }
+        self.put(&digits);
     }
-    out.push('.');
-    put_number(out, micros % 1_000_000, 6);
+
+    /// True for years before 1, which the text has to say at its end.
+    fn put_date(&mut self, day: i64) -> bool {
+        let (year, month, day) = civil(day);
+        let shown = if year > 0 { year } else { 1 - year } as u32;
+        match shown {
+            0..=9_999 => self.put_digits::<4>(shown),
+            10_000..=99_999 => self.put_digits::<5>(shown),
+            100_000..=999_999 => self.put_digits::<6>(shown),
+            _ => self.put_digits::<7>(shown),
+        }
+        self.put(b"-");
+        self.put_digits::<2>(month as u32);
+        self.put(b"-");
+        self.put_digits::<2>(day as u32);
+        year <= 0
+    }
+
+    fn put_time(&mut self, micros: i64) {
+        let seconds = (micros / 1_000_000) as u32;
+        self.put_digits::<2>(seconds / 3_600);
+        self.put(b":");
+        self.put_digits::<2>(seconds / 60 % 60);
+        self.put(b":");
+        self.put_digits::<2>(seconds % 60);
+        self.put(b".");
+        self.put_digits::<6>((micros % 1_000_000) as u32);
+    }
+}
+
+impl std::fmt::Display for Text {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&String::from_utf8_lossy(self.as_bytes()))
+    }
+}
+
+impl From<&str> for Text {
+    fn from(text: &str) -> Self {
+        let mut out = Text::new();
+        out.put(text.as_bytes());
+        out
+    }
 }
 
 /// A `date`: days since 2000-01-01.
-pub fn date(days: i32) -> String {
+pub fn date(days: i32) -> Text {
     match days {
         i32::MAX => "infinity".into(),
         i32::MIN => "-infinity".into(),
         _ => {
-            let mut out = String::with_capacity(16);
-            if put_date(&mut out, days.into()) {
-                out.push_str(" BC");
+            let mut out = Text::new();
+            if out.put_date(days.into()) {
+                out.put(b" BC");
             }
             out
         }
@@ -66,27 +121,27 @@ pub fn date(days: i32) -> String {
 }
 
 /// A `time`: microseconds since midnight, 24:00:00 included.
-pub fn time(micros: i64) -> String {
-    let mut out = String::with_capacity(16);
-    put_time(&mut out, micros);
+pub fn time(micros: i64) -> Text {
+    let mut out = Text::new();
+    out.put_time(micros);
     out
 }
 
 /// A `timestamp` or `timestamptz`: microseconds since 2000-01-01, in UTC with `Z` for the latter.
-pub fn timestamp(micros: i64, zoned: bool) -> String {
+pub fn timestamp(micros: i64, zoned: bool) -> Text {
     match micros {
         i64::MAX => "infinity".into(),
         i64::MIN => "-infinity".into(),
         _ => {
-            let mut out = String::with_capacity(32);
-            let before_christ = put_date(&mut out, micros.div_euclid(DAY_MICROS));
-            out.push('T');
-            put_time(&mut out, micros.rem_euclid(DAY_MICROS));
+            let mut out = Text::new();
+            let before_christ = out.put_date(micros.div_euclid(DAY_MICROS));
+            out.put(b"T");
+            out.put_time(micros.rem_euclid(DAY_MICROS));
             if zoned {
-                out.push('Z');
+                out.put(b"Z");
             }
             if before_christ {
-                out.push_str(" BC");
+                out.put(b" BC");
             }
             out
         }

@@ -3,6 +3,7 @@
 //! Types with a fast path depend on no setting. All others go through their output function, under [`pinned`] settings.
 #![allow(unsafe_code)]
 
+use crate::calendar;
 use pgrx::pg_sys;
 use std::ffi::{CStr, CString};
 use sync_shared::message::Affinity;
@@ -175,10 +176,10 @@ impl Renderer {
                 Form::Uuid => put_uuid(out, std::slice::from_raw_parts(datum.cast_mut_ptr::<u8>(), 16)),
                 Form::Text => with_varlena(datum, |bytes| row::put_text(out, bytes)),
                 Form::Bytea => with_varlena(datum, |bytes| row::put(out, ValueRef::Blob(bytes))),
-                Form::Date => row::put(out, ValueRef::Text(&crate::calendar::date(word as i32))),
-                Form::Time => row::put(out, ValueRef::Text(&crate::calendar::time(word as i64))),
-                Form::Timestamp => row::put(out, ValueRef::Text(&crate::calendar::timestamp(word as i64, false))),
-                Form::Timestamptz => row::put(out, ValueRef::Text(&crate::calendar::timestamp(word as i64, true))),
+                Form::Date => row::put_text(out, calendar::date(word as i32).as_bytes()),
+                Form::Time => row::put_text(out, calendar::time(word as i64).as_bytes()),
+                Form::Timestamp => row::put_text(out, calendar::timestamp(word as i64, false).as_bytes()),
+                Form::Timestamptz => row::put_text(out, calendar::timestamp(word as i64, true).as_bytes()),
                 Form::Output => {
                     let text = pg_sys::OutputFunctionCall(&mut self.function, datum);
                     row::put_text(out, CStr::from_ptr(text).to_bytes());
@@ -278,17 +279,24 @@ fn put_real(out: &mut Vec<u8>, real: f64) {
     }
 }
 
+/// The two hexadecimal digits of each byte.
+const HEX: [[u8; 2]; 256] = {
+    let digits = b"0123456789abcdef";
+    let mut pairs = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        pairs[byte] = [digits[byte >> 4], digits[byte & 15]];
+        byte += 1;
+    }
+    pairs
+};
+/// Where a UUID's text has the digits of each byte.
+const UUID_PLACES: [usize; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
+
 fn put_uuid(out: &mut Vec<u8>, bytes: &[u8]) {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
     let mut text = [b'-'; 36];
-    let mut at = 0;
-    for (i, byte) in bytes.iter().enumerate() {
-        if matches!(i, 4 | 6 | 8 | 10) {
-            at += 1;
-        }
-        text[at] = HEX[usize::from(byte >> 4)];
-        text[at + 1] = HEX[usize::from(byte & 15)];
-        at += 2;
+    for (byte, at) in bytes.iter().zip(UUID_PLACES) {
+        text[at..at + 2].copy_from_slice(&HEX[usize::from(*byte)]);
     }
     row::put_text(out, &text);
 }
@@ -320,12 +328,24 @@ pub unsafe fn with_varlena(datum: pg_sys::Datum, f: impl FnOnce(&[u8])) {
     // SAFETY: pg_detoast_datum_packed returns its argument or a copy of ours, which nobody else refers to.
     unsafe {
         let stored: *mut pg_sys::varlena = datum.cast_mut_ptr();
+        if is_plain(stored) {
+            return f(pgrx::varlena_to_byte_slice(stored));
+        }
         let packed = pg_sys::pg_detoast_datum_packed(stored);
         f(pgrx::varlena_to_byte_slice(packed));
         if packed != stored {
             pg_sys::pfree(packed.cast());
         }
     }
+}
+
+/// Whether a varlena's bytes stand where it points to, neither compressed nor elsewhere: most do, and need no call.
+///
+/// # Safety
+/// `stored` must be a varlena.
+unsafe fn is_plain(stored: *const pg_sys::varlena) -> bool {
+    // SAFETY: reads the first byte.
+    unsafe { pgrx::varatt_is_4b_u(stored) || pgrx::varatt_is_1b(stored) && !pgrx::varatt_is_1b_e(stored) }
 }
 
 /// A type's name, qualified unless it is in pg_catalog, as SQL can read it.

@@ -82,11 +82,34 @@ impl<'a> Iterator for Packed<'a> {
     }
 }
 
+/// What a hexadecimal digit stands for, in lower case; 0xff for anything else.
+const DIGIT: [u8; 256] = {
+    let mut digits = [0xff; 256];
+    let mut value = 0;
+    while value < 16 {
+        digits[b"0123456789abcdef"[value as usize] as usize] = value;
+        value += 1;
+    }
+    digits
+};
+/// Where a UUID's text has the digits of each byte.
+const PLACES: [usize; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
+
 /// The UUID that a whole value is the usual text of.
 fn uuid_of(value: &[u8]) -> Option<Uuid> {
-    let text = value.strip_prefix(&TEXT_36).filter(|text| text.len() == 36)?;
-    let uuid = Uuid::try_parse_ascii(text).ok()?;
-    (uuid.hyphenated().encode_lower(&mut Uuid::encode_buffer()).as_bytes() == text).then_some(uuid)
+    let text: &[u8; 36] = value.strip_prefix(&TEXT_36)?.try_into().ok()?;
+    if [8, 13, 18, 23].iter().any(|&at| text[at] != b'-') {
+        return None;
+    }
+    let mut bytes = [0; 16];
+    let mut wrong = 0;
+    for (byte, at) in bytes.iter_mut().zip(PLACES) {
+        let (high, low) = (DIGIT[usize::from(text[at])], DIGIT[usize::from(text[at + 1])]);
+        // Only what is no digit has its highest bit set.
+        wrong |= high | low;
+        *byte = high << 4 | low & 15;
+    }
+    (wrong < 0x80).then(|| Uuid::from_bytes(bytes))
 }
 
 fn pack(key: &[u8]) -> Cow<'_, [u8]> {

@@ -19,9 +19,7 @@ pub fn put(out: &mut Vec<u8>, value: ValueRef<'_>) {
             let r = if r == 0.0 { 0.0 } else { r };
             let _ = rmp::encode::write_f64(out, r);
         }
-        ValueRef::Text(s) => {
-            let _ = rmp::encode::write_str(out, s);
-        }
+        ValueRef::Text(s) => put_text(out, s.as_bytes()),
         ValueRef::Blob(b) => {
             let _ = rmp::encode::write_bin(out, b);
         }
@@ -30,7 +28,14 @@ pub fn put(out: &mut Vec<u8>, value: ValueRef<'_>) {
 
 /// Appends a text given as bytes that are known to be UTF-8.
 pub fn put_text(out: &mut Vec<u8>, utf8: &[u8]) {
-    let _ = rmp::encode::write_str_len(out, utf8.len() as u32);
+    match utf8.len() {
+        n @ 0..=31 => out.push(0xa0 | n as u8),
+        n @ 32..=0xff => out.extend_from_slice(&[0xd9, n as u8]),
+        n => {
+            // Writing to a Vec cannot fail.
+            let _ = rmp::encode::write_str_len(out, n as u32);
+        }
+    }
     out.extend_from_slice(utf8);
 }
 
@@ -39,6 +44,11 @@ pub fn put_all<'a>(out: &mut Vec<u8>, values: impl IntoIterator<Item = ValueRef<
     for value in values {
         put(out, value);
     }
+}
+
+/// Whether one value's bytes are those of NULL.
+pub fn is_null(value: &[u8]) -> bool {
+    value == [0xc0]
 }
 
 /// Whether a row's bytes are more than a device takes. NULLs do not count, so a column added without a value changes nothing.

@@ -4,9 +4,10 @@
 //! the keys need to be told apart.
 #![allow(unsafe_code)]
 
+use super::place::{self, Log};
+use crate::quick::QuickMap;
 use pgrx::pg_sys;
 use std::cell::Cell;
-use std::collections::HashMap;
 use sync_shared::hash::BucketId;
 use sync_shared::keys;
 use sync_shared::message::EntryId;
@@ -17,6 +18,8 @@ const BATCH: usize = 128;
 const GROUPS: usize = 2_048;
 /// Keys of one tuple, in bytes: four tuples fill a page, and none is toasted.
 const KEYS_BYTES: usize = 1_900;
+/// So few groups are looked through one by one.
+const FEW: usize = 4;
 const COLUMNS: usize = 9;
 /// Microseconds from 1970 to 2000, where Postgres's clock starts.
 const EPOCH_MICROS: i64 = 946_684_800_000_000;
@@ -57,19 +60,25 @@ struct Group {
     keys: Vec<u8>,
 }
 
+/// A row of the log that waits to be written.
+struct Row {
+    bucket: BucketId,
+    /// In memory that lives until the flush, all but the bucket.
+    values: [pg_sys::Datum; COLUMNS],
+    tuple: pg_sys::HeapTuple,
+}
+
 /// Collects ops of one statement.
 pub struct Writer {
-    log: pg_sys::Relation,
-    indexes: Vec<(pg_sys::Relation, *mut pg_sys::IndexInfo)>,
+    log: Log,
     groups: Vec<Group>,
-    /// Where the group of (bucket, entry, changed) is.
-    places: HashMap<(BucketId, EntryId, i64), usize>,
+    /// Where the group of (bucket, entry, changed) is, where there are more than a few.
+    places: QuickMap<(BucketId, EntryId, i64), usize>,
     /// The group of the last op: neighbours are often in the same bucket.
     recent: usize,
+    rows: Vec<Row>,
+    /// For several tuples at once.
     slots: Vec<*mut pg_sys::TupleTableSlot>,
-    filled: usize,
-    /// The buckets of the filled slots.
-    buckets: Vec<BucketId>,
     bulk: pg_sys::BulkInsertState,
     memory: pg_sys::MemoryContext,
     xid: u64,
@@ -81,27 +90,15 @@ impl Writer {
     pub fn open(rows: usize) -> Self {
         // SAFETY: plain use of the table and index access methods; everything is released in `close`, or by the transaction's abort.
         unsafe {
-            let schema = pg_sys::get_namespace_oid(c"sync".as_ptr(), false);
-            let oid = pg_sys::get_relname_relid(c"op".as_ptr(), schema);
-            let lock = pg_sys::RowExclusiveLock as i32;
-            let log = pg_sys::table_open(oid, lock);
-            let list = pg_sys::RelationGetIndexList(log);
-            let count = if list.is_null() { 0 } else { (*list).length };
-            let open = |i| {
-                let index = pg_sys::index_open(pg_sys::list_nth_oid(list, i), lock);
-                (index, pg_sys::BuildIndexInfo(index))
-            };
             let memory =
                 pg_sys::AllocSetContextCreateExtended(pg_sys::CurrentMemoryContext, c"sync ops".as_ptr(), 0, 8192, 8 << 20);
             Writer {
-                log,
-                indexes: (0..count).map(open).collect(),
+                log: place::open(),
                 groups: Vec::new(),
-                places: HashMap::new(),
+                places: QuickMap::default(),
                 recent: 0,
+                rows: Vec::new(),
                 slots: Vec::new(),
-                filled: 0,
-                buckets: Vec::new(),
                 bulk: if rows > 1 { pg_sys::GetBulkInsertState() } else { std::ptr::null_mut() },
                 memory,
                 // The top-level id: a subtransaction's would read as visible in a snapshot that lists only top ids: a hole.
@@ -134,17 +131,23 @@ impl Writer {
             return self.recent;
         }
         let name = (op.bucket, op.entry, op.changed);
-        self.recent = match self.places.get(&name) {
-            Some(&place) => place,
-            None => {
-                if self.groups.len() == GROUPS {
-                    self.emit_all();
-                }
-                self.groups.push(Group { bucket: op.bucket, entry: op.entry, changed: op.changed, ..Group::default() });
-                self.places.insert(name, self.groups.len() - 1);
-                self.groups.len() - 1
-            }
+        let known = match self.groups.len() {
+            0..=FEW => self.groups.iter().position(fits),
+            _ => self.places.get(&name).copied(),
         };
+        self.recent = known.unwrap_or_else(|| {
+            if self.groups.len() == GROUPS {
+                self.emit_all();
+            }
+            self.groups.push(Group { bucket: op.bucket, entry: op.entry, changed: op.changed, ..Group::default() });
+            let group = |(place, g): (usize, &Group)| ((g.bucket, g.entry, g.changed), place);
+            match self.groups.len() {
+                0..=FEW => {}
+                n if n == FEW + 1 => self.places.extend(self.groups.iter().enumerate().map(group)),
+                n => drop(self.places.insert(name, n - 1)),
+            }
+            self.groups.len() - 1
+        });
         self.recent
     }
 
@@ -157,7 +160,7 @@ impl Writer {
 
     /// Makes a group the next tuple. Its rows are numbered in the transaction; `op_id` is the last one's number.
     fn emit(&mut self, group: Group) {
-        if self.filled == BATCH {
+        if self.rows.len() == BATCH {
             self.flush();
         }
         let op_id = COUNTER.with(|c| {
@@ -169,17 +172,13 @@ impl Writer {
         });
         // SAFETY: nine datums of the types of sync.op's columns, in their order; the tuple lives in `memory` until the flush.
         unsafe {
-            if self.filled == self.slots.len() {
-                self.slots.push(pg_sys::MakeSingleTupleTableSlot((*self.log).rd_att, &pg_sys::TTSOpsHeapTuple));
-            }
             let outer = pg_sys::MemoryContextSwitchTo(self.memory);
-            self.buckets.push(group.bucket);
-            let mut bucket = group.bucket.0;
+            let bucket = group.bucket;
             let keys: *mut pg_sys::varlena = pg_sys::palloc(pg_sys::VARHDRSZ + group.keys.len()).cast();
             pgrx::set_varsize_4b(keys, (pg_sys::VARHDRSZ + group.keys.len()) as i32);
             std::ptr::copy_nonoverlapping(group.keys.as_ptr(), keys.cast::<u8>().add(pg_sys::VARHDRSZ), group.keys.len());
             let mut values: [pg_sys::Datum; COLUMNS] = [
-                pg_sys::Datum::from(bucket.as_mut_ptr()),
+                pg_sys::Datum::from(bucket.0.as_ptr()),
                 pg_sys::Datum::from(self.xid),
                 pg_sys::Datum::from(group.hash),
                 pg_sys::Datum::from(self.at),
@@ -190,54 +189,73 @@ impl Writer {
                 pg_sys::Datum::from(keys),
             ];
             let mut nulls = [false; COLUMNS];
-            let tuple = pg_sys::heap_form_tuple((*self.log).rd_att, values.as_mut_ptr(), nulls.as_mut_ptr());
-            pg_sys::ExecForceStoreHeapTuple(tuple, self.slots[self.filled], false);
+            let tuple = pg_sys::heap_form_tuple((*self.log.relation).rd_att, values.as_mut_ptr(), nulls.as_mut_ptr());
             pg_sys::MemoryContextSwitchTo(outer);
+            self.rows.push(Row { bucket, values, tuple });
         }
-        self.filled += 1;
     }
 
     fn flush(&mut self) {
-        // SAFETY: the first `filled` slots hold tuples of the log; its indexes have no expressions, so no executor is needed.
+        // SAFETY: the tuples are of the log, and live until its memory is reset.
         unsafe {
             let command = pg_sys::GetCurrentCommandId(true);
-            match self.filled {
-                0 => return,
-                1 => {
-                    let slot = self.slots[0];
-                    let mut should_free = false;
-                    let tuple = pg_sys::ExecFetchSlotHeapTuple(slot, true, &mut should_free);
-                    pg_sys::heap_insert(self.log, tuple, command, 0, self.bulk);
-                    (*slot).tts_tid = (*tuple).t_self;
-                    (*slot).tts_tableOid = (*self.log).rd_id;
+            match self.rows.as_slice() {
+                [] => return,
+                [row] => {
+                    pg_sys::heap_insert(self.log.relation, row.tuple, command, 0, self.bulk);
+                    self.index(row, (*row.tuple).t_self);
                 }
-                n => pg_sys::heap_multi_insert(self.log, self.slots.as_mut_ptr(), n as i32, command, 0, self.bulk),
-            }
-            // In the index's order, so that one bucket's entries go to one page after the other: owners arrive interleaved.
-            let mut order: Vec<usize> = (0..self.filled).collect();
-            order.sort_by_key(|&i| self.buckets[i]);
-            for slot in order.into_iter().map(|i| self.slots[i]) {
-                for &(index, info) in &self.indexes {
-                    let mut values = [pg_sys::Datum::null(); pg_sys::INDEX_MAX_KEYS as usize];
-                    let mut nulls = [false; pg_sys::INDEX_MAX_KEYS as usize];
-                    pg_sys::FormIndexDatum(info, slot, std::ptr::null_mut(), values.as_mut_ptr(), nulls.as_mut_ptr());
-                    pg_sys::index_insert(
-                        index,
-                        values.as_mut_ptr(),
-                        nulls.as_mut_ptr(),
-                        &mut (*slot).tts_tid,
-                        self.log,
-                        pg_sys::IndexUniqueCheck::UNIQUE_CHECK_NO,
-                        false,
-                        info,
-                    );
-                }
-                pg_sys::ExecClearTuple(slot);
+                _ => self.insert_all(command),
             }
             pg_sys::MemoryContextReset(self.memory);
         }
-        self.filled = 0;
-        self.buckets.clear();
+        self.rows.clear();
+    }
+
+    /// # Safety
+    /// The rows' tuples must be of the log.
+    unsafe fn insert_all(&mut self, command: pg_sys::CommandId) {
+        // SAFETY: as many slots as rows, each with a tuple; the heap says in each where it put it.
+        unsafe {
+            while self.slots.len() < self.rows.len() {
+                self.slots.push(pg_sys::MakeSingleTupleTableSlot((*self.log.relation).rd_att, &pg_sys::TTSOpsHeapTuple));
+            }
+            for (row, &slot) in self.rows.iter().zip(&self.slots) {
+                pg_sys::ExecForceStoreHeapTuple(row.tuple, slot, false);
+            }
+            pg_sys::heap_multi_insert(self.log.relation, self.slots.as_mut_ptr(), self.rows.len() as i32, command, 0, self.bulk);
+            // In the index's order, so that one bucket's entries go to one page after the other: owners arrive interleaved.
+            let mut order: Vec<usize> = (0..self.rows.len()).collect();
+            order.sort_by_key(|&i| self.rows[i].bucket);
+            for i in order {
+                self.index(&self.rows[i], (*self.slots[i]).tts_tid);
+                pg_sys::ExecClearTuple(self.slots[i]);
+            }
+        }
+    }
+
+    /// Adds a row that the heap has put at `place` to the indexes.
+    ///
+    /// # Safety
+    /// The row's values must still be there.
+    unsafe fn index(&self, row: &Row, mut place: pg_sys::ItemPointerData) {
+        let mut row_values = row.values;
+        row_values[0] = pg_sys::Datum::from(row.bucket.0.as_ptr());
+        for &(index, info) in &self.log.indexes {
+            // SAFETY: the indexes are over columns, none of which is NULL; an index has at most as many as the arrays.
+            unsafe {
+                let mut values = [pg_sys::Datum::null(); pg_sys::INDEX_MAX_KEYS as usize];
+                let mut nulls = [false; pg_sys::INDEX_MAX_KEYS as usize];
+                let columns = (*info).ii_NumIndexAttrs as usize;
+                let info_columns = &(*info).ii_IndexAttrNumbers;
+                for (value, &column) in values.iter_mut().zip(&info_columns[..columns]) {
+                    *value = row_values[column as usize - 1];
+                }
+                let (values, nulls) = (values.as_mut_ptr(), nulls.as_mut_ptr());
+                let unique = pg_sys::IndexUniqueCheck::UNIQUE_CHECK_NO;
+                pg_sys::index_insert(index, values, nulls, &mut place, self.log.relation, unique, false, info);
+            }
+        }
     }
 
     /// Writes what is left and releases everything.
@@ -249,15 +267,11 @@ impl Writer {
             if !self.bulk.is_null() {
                 pg_sys::FreeBulkInsertState(self.bulk);
             }
-            for (index, info) in self.indexes {
-                pg_sys::pfree(info.cast());
-                pg_sys::index_close(index, pg_sys::NoLock as i32);
-            }
             for slot in self.slots {
                 pg_sys::ExecDropSingleTupleTableSlot(slot);
             }
             pg_sys::MemoryContextDelete(self.memory);
-            pg_sys::table_close(self.log, pg_sys::NoLock as i32);
         }
+        self.log.close();
     }
 }

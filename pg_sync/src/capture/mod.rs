@@ -3,19 +3,20 @@
 //! # Layout
 //! - [`definition`]: what a trigger knows
 //! - [`image`]: a row's key, hash and buckets
-//! - [`log`]: writing ops
+//! - [`log`]: writing ops; [`place`]: where to
 #![allow(unsafe_code)]
 
 pub mod definition;
 pub mod image;
 pub mod log;
+mod place;
 
+use crate::quick::QuickMap;
 use image::{Evaluator, Image, Plan};
 use log::{Op, Writer};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::ffi::CStr;
 
 /// executor.h. Other flags fail once the store has spilled to disk ("too late to require new tuplestore eflags").
@@ -25,7 +26,7 @@ const ALL_COLUMNS: i64 = -1;
 
 thread_local! {
     /// By relation. A plan is replaced when the trigger's argument is another.
-    static PLANS: RefCell<HashMap<pg_sys::Oid, Plan>> = RefCell::new(HashMap::new());
+    static PLANS: RefCell<QuickMap<pg_sys::Oid, Box<Plan>>> = RefCell::default();
 }
 
 /// Postgres asks for this beside the function.
@@ -53,7 +54,7 @@ pub unsafe extern "C-unwind" fn sync_capture(fcinfo: pg_sys::FunctionCallInfo) -
         if definition.tgnargs != 1 {
             error!("sync.capture() needs its definition: triggers are made by sync.add_table");
         }
-        let source = CStr::from_ptr(*definition.tgargs).to_string_lossy();
+        let source = CStr::from_ptr(*definition.tgargs).to_bytes();
         let relation = (*trigger).tg_relation;
         // The expressions are the table owner's, so they run as the table owner, who may have written them for that.
         let (mut user, mut security) = (pg_sys::InvalidOid, 0);
@@ -64,7 +65,10 @@ pub unsafe extern "C-unwind" fn sync_capture(fcinfo: pg_sys::FunctionCallInfo) -
         let known = PLANS.with(|p| p.borrow_mut().remove(&(*relation).rd_id)).filter(|plan| plan.source == source);
         let mut plan = match known {
             Some(plan) => plan,
-            None => Plan::new(&source).unwrap_or_else(|e| error!("sync.capture(): the trigger's definition is damaged: {e}")),
+            None => match Plan::new(source) {
+                Ok(plan) => Box::new(plan),
+                Err(e) => error!("sync.capture(): the trigger's definition is damaged: {e}"),
+            },
         };
         if plan.is_at_home {
             Plan::with_settings(plan.needs_pins(), || statement(trigger, &mut plan));
@@ -150,7 +154,6 @@ unsafe fn truncate(relation: pg_sys::Relation, plan: &mut Plan) {
 /// A transition table, read through a pointer of our own: other triggers of the statement read the same store.
 struct Rows {
     store: *mut pg_sys::Tuplestorestate,
-    pointer: i32,
     slot: *mut pg_sys::TupleTableSlot,
     relation: pg_sys::Oid,
     count: usize,
@@ -170,16 +173,14 @@ impl Rows {
             pg_sys::tuplestore_rescan(store);
             let slot = pg_sys::MakeSingleTupleTableSlot((*relation).rd_att, &pg_sys::TTSOpsMinimalTuple);
             let relation = (*relation).rd_id;
-            Some(Rows { store, pointer, slot, relation, count: pg_sys::tuplestore_tuple_count(store) as usize })
+            Some(Rows { store, slot, relation, count: pg_sys::tuplestore_tuple_count(store) as usize })
         }
     }
 
     fn next(&self) -> bool {
-        // SAFETY: the store lives as long as the statement.
-        unsafe {
-            pg_sys::tuplestore_select_read_pointer(self.store, self.pointer);
-            pg_sys::tuplestore_gettupleslot(self.store, true, false, self.slot)
-        }
+        // SAFETY: the store lives as long as the statement. Our pointer stays selected, since only triggers of this statement can
+        // read the store, one after the other.
+        unsafe { pg_sys::tuplestore_gettupleslot(self.store, true, false, self.slot) }
     }
 
     fn close(self) {
@@ -208,7 +209,9 @@ struct Changes<'p> {
 impl<'p> Changes<'p> {
     fn new(plan: &'p mut Plan, rows: usize) -> Self {
         let entries = plan.definition.entries.iter().map(|e| e.id).collect();
-        Changes { evaluator: Evaluator::new(plan), entries, writer: None, rows, old: Image::default(), new: Image::default() }
+        let mut evaluator = Evaluator::new(plan);
+        let (old, new) = evaluator.images();
+        Changes { evaluator, entries, writer: None, rows, old, new }
     }
 
     fn next_old(&mut self, rows: &Rows) -> bool {
@@ -283,6 +286,6 @@ impl<'p> Changes<'p> {
         if let Some(writer) = self.writer {
             writer.close();
         }
-        self.evaluator.close();
+        self.evaluator.close(self.old, self.new);
     }
 }

@@ -71,7 +71,7 @@ pub fn sides(author: Author, mine_at: EditTime) -> String {
 pub fn time(at: EditTime) -> String {
     /// Microseconds from 1970 to 2000, where Postgres's clock starts.
     const EPOCH_MICROS: i64 = 946_684_800_000_000;
-    crate::calendar::timestamp(at.saturating_sub(EPOCH_MICROS), true)
+    crate::calendar::timestamp(at.saturating_sub(EPOCH_MICROS), true).to_string()
 }
 
 /// Columns of a row with one version's values, as a JSON object.

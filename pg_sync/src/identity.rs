@@ -16,6 +16,8 @@ thread_local! {
     static PARAMS: RefCell<Vec<(String, String)>> = const { RefCell::new(Vec::new()) };
     /// The last claims' text and what it says: members may ask for the user once per row.
     static READ: RefCell<Option<(String, Json)>> = const { RefCell::new(None) };
+    /// While members are evaluated: who asks, which they may ask once per row.
+    static ASKING: RefCell<Option<String>> = const { RefCell::new(None) };
     /// While a batch of somebody else is applied again: who that is.
     static ACTING: RefCell<Option<(String, Option<Json>)>> = const { RefCell::new(None) };
 }
@@ -120,6 +122,20 @@ pub fn writing_role() -> pg_sys::Oid {
     }
 }
 
+/// Runs `f` with `sync.user_id()` answering `user`, who is known already.
+pub fn asked_by<R>(user: &str, f: impl FnOnce() -> R) -> R {
+    /// Puts an end to it also when an ERROR unwinds.
+    struct Clear;
+    impl Drop for Clear {
+        fn drop(&mut self) {
+            ASKING.with(|a| *a.borrow_mut() = None);
+        }
+    }
+    let _clear = Clear;
+    ASKING.with(|a| *a.borrow_mut() = Some(user.to_owned()));
+    f()
+}
+
 /// Runs `f` with `sync.param()` answering from `params`.
 pub fn with_params<R>(params: &[(String, String)], f: impl FnOnce() -> R) -> R {
     /// Clears the parameters also when an ERROR unwinds.
@@ -201,7 +217,7 @@ fn claims() -> Option<JsonB> {
 
 #[pg_extern(stable)]
 fn user_id() -> String {
-    asking_user()
+    ASKING.with(|a| a.borrow().clone()).unwrap_or_else(asking_user)
 }
 
 #[pg_extern(stable, strict)]

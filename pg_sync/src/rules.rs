@@ -103,12 +103,12 @@ fn check_members(rule: String, members: Option<String>, types: Vec<Oid>) {
     columns(&members_query(&members, &types));
 }
 
-/// Members with their columns cast to the key's types: `k1, k2, ...`.
+/// Members with their columns cast to the key's types: `k1, k2, ...`. One may occur more than once.
 pub fn members_query(members: &str, types: &[Oid]) -> String {
     let names: Vec<String> = (1..=types.len()).map(|i| format!("k{i}")).collect();
     let casts: Vec<String> =
         types.iter().zip(&names).map(|(t, name)| format!("m.{name}::{0} AS {name}", type_name(*t))).collect();
-    format!("SELECT DISTINCT {} FROM ({members}) AS m({})", casts.join(", "), names.join(", "))
+    format!("SELECT {} FROM ({members}) AS m({})", casts.join(", "), names.join(", "))
 }
 
 #[pg_extern(immutable, strict, parallel_safe)]

@@ -5,6 +5,7 @@ use super::members::Member;
 use super::page::{Page, Part, Start};
 use super::source::{Current, Source};
 use crate::query::{argument, Query};
+use crate::quick::QuickMap;
 use crate::snapshot::Snapshot;
 use pgrx::prelude::*;
 use std::collections::{HashMap, HashSet};
@@ -32,13 +33,13 @@ struct Op {
 pub fn read<'a>(
     base: &Snapshot,
     buckets: &[&'a Member],
-    later: &HashMap<BucketId, &'a Member>,
+    later: &QuickMap<BucketId, &'a Member>,
     sources: &mut HashMap<EntryId, Source<'a>>,
     known: &HashSet<EntryId>,
     mut after: Option<(BucketId, u64, i32)>,
     page: &mut Page,
 ) -> Option<Step> {
-    let members: HashMap<BucketId, &Member> = buckets.iter().map(|m| (m.id, *m)).collect();
+    let members: QuickMap<BucketId, &Member> = buckets.iter().map(|m| (m.id, *m)).collect();
     let mut seen: HashSet<(BucketId, EntryId, Vec<u8>)> = HashSet::new();
     let mut lookup = LOOKUP.start;
     loop {
@@ -90,7 +91,7 @@ pub fn read<'a>(
 /// A part whose sum was set right without knowing the row: it is named, so that its sum is compared.
 fn name(
     op: &Op,
-    members: &HashMap<BucketId, &Member>,
+    members: &QuickMap<BucketId, &Member>,
     sources: &HashMap<EntryId, Source<'_>>,
     known: &HashSet<EntryId>,
     page: &mut Page,
@@ -121,7 +122,7 @@ fn look_up<'o>(wanted: HashMap<EntryId, Vec<&'o Op>>, sources: &mut HashMap<Entr
 /// Appends what became of the ops' rows. Returns the keys of rows that left their bucket and still exist.
 fn append(
     source: &Source<'_>,
-    members: &HashMap<BucketId, &Member>,
+    members: &QuickMap<BucketId, &Member>,
     ops: &[&Op],
     rows: Vec<Option<Current>>,
     page: &mut Page,
@@ -147,7 +148,7 @@ fn append(
 fn send_along<'a>(
     left: EntryId,
     keys: &[Vec<u8>],
-    later: &HashMap<BucketId, &'a Member>,
+    later: &QuickMap<BucketId, &'a Member>,
     sources: &mut HashMap<EntryId, Source<'a>>,
     page: &mut Page,
 ) {

@@ -2,11 +2,11 @@
 
 use crate::catalog::Rule;
 use crate::error::named;
-use crate::identity::{as_role, with_params};
+use crate::identity::{as_role, asked_by, with_params};
 use crate::query::Query;
+use crate::quick::QuickSet;
 use crate::rules::members_query;
 use pgrx::prelude::*;
-use std::collections::HashSet;
 use sync_shared::hash::{bucket_id, BucketId};
 use sync_shared::message::Subscription;
 use sync_shared::{limits, row};
@@ -23,18 +23,27 @@ pub struct Member {
 }
 
 /// All of them, by priority and id.
-pub fn of(rules: &[Rule], subscriptions: &[Subscription]) -> Vec<Member> {
+pub fn of(user: &str, rules: &[Rule], subscriptions: &[Subscription]) -> Vec<Member> {
+    let mut members = asked_by(user, || all(rules, subscriptions));
+    if members.len() > limits::BUCKETS {
+        error!("the user may hold {} buckets, the limit is {}", members.len(), limits::BUCKETS);
+    }
+    members.sort_unstable_by_key(|m| (m.priority, m.id));
+    members
+}
+
+fn all(rules: &[Rule], subscriptions: &[Subscription]) -> Vec<Member> {
     let mut members = Vec::new();
-    let mut seen = HashSet::new();
+    let mut seen = QuickSet::default();
     for (position, rule) in rules.iter().enumerate() {
-        let mut add = |key: Vec<u8>| {
-            let id = bucket_id(&rule.name, &key);
+        let mut add = |key: &[u8]| {
+            let id = bucket_id(&rule.name, key);
             if seen.insert(id) {
-                members.push(Member { id, priority: rule.priority, rule: position, key });
+                members.push(Member { id, priority: rule.priority, rule: position, key: key.to_vec() });
             }
         };
         match &rule.members {
-            None => add(Vec::new()),
+            None => add(&[]),
             // Without a table there is no key type yet, and nothing to hold.
             Some(_) if rule.key_types.is_empty() => {}
             Some(sql) if sql.contains("sync.param(") => {
@@ -45,23 +54,20 @@ pub fn of(rules: &[Rule], subscriptions: &[Subscription]) -> Vec<Member> {
             Some(sql) => evaluate(rule, sql, &mut add),
         }
     }
-    if members.len() > limits::BUCKETS {
-        error!("the user may hold {} buckets, the limit is {}", members.len(), limits::BUCKETS);
-    }
-    members.sort_unstable_by_key(|m| (m.priority, m.id));
     members
 }
 
-fn evaluate(rule: &Rule, sql: &str, add: &mut impl FnMut(Vec<u8>)) {
+fn evaluate(rule: &Rule, sql: &str, add: &mut impl FnMut(&[u8])) {
+    let mut key = Vec::new();
     let what = format!("rule \"{}\": members", rule.name);
     let run = || {
         Spi::connect(|_| {
             let mut query = Query::kept(&what, &members_query(sql, &rule.key_types), &[]);
             query.each(&[], |mut found| {
                 if (0..rule.key_types.len()).all(|i| !found.is_null(i)) {
-                    let mut key = Vec::new();
+                    key.clear();
                     (0..rule.key_types.len()).for_each(|i| found.put(i, &mut key));
-                    add(key);
+                    add(&key);
                 }
                 true
             });

@@ -92,7 +92,7 @@ fn answer(request: &PullRequest, user: String) -> Answer {
         Ok(found) => found,
         Err((kind, message)) => return Answer::Notice(kind, message),
     };
-    let members = members::of(&rules, &request.subscriptions);
+    let members = members::of(&user, &rules, &request.subscriptions);
     let server = Server { rules, tables, members, now, lineage, generation };
     if let Some(sums) = &request.sums {
         let stands =
@@ -208,11 +208,18 @@ impl Server {
         self.rules.iter().flat_map(|r| r.entries.iter().map(|e| (e.id, r.priority)))
     }
 
+    /// The ids of all members, sorted.
+    fn ids(&self) -> Vec<BucketId> {
+        let mut ids: Vec<BucketId> = self.members.iter().map(|m| m.id).collect();
+        ids.sort_unstable();
+        ids
+    }
+
     /// The buckets that the device holds, sorted; None if it has to say.
     fn held(&self, request: &PullRequest) -> Option<Vec<BucketId>> {
         let digest = SetDigest::of(self.members.iter().map(|m| &m.id));
         let mut held: Vec<BucketId> = if request.held == digest {
-            self.members.iter().map(|m| m.id).collect()
+            return Some(self.ids());
         } else if let Some(list) = &request.held_list {
             list.clone()
         } else if request.held.count == 0 {
@@ -243,9 +250,12 @@ impl Server {
             None => self.entries().map(|(id, _)| id).collect(),
         };
         let mut delta = self.empty_delta(request, user);
-        let ids: HashSet<&BucketId> = self.members.iter().map(|m| &m.id).collect();
-        delta.gone_buckets = held.iter().filter(|b| !ids.contains(b)).copied().collect();
-        held.retain(|b| ids.contains(b));
+        let ids = self.ids();
+        if held != ids {
+            held.dedup();
+            delta.gone_buckets = held.iter().filter(|b| ids.binary_search(b).is_err()).copied().collect();
+            held.retain(|b| ids.binary_search(b).is_ok());
+        }
         if running.is_none() {
             delta.gone_entries = base.entries.iter().filter(|e| !entries.contains(e)).copied().collect();
         }
@@ -440,16 +450,23 @@ impl Server {
                     _ => None,
                 };
                 let later = self.members.iter().filter(|m| m.priority > priority).map(|m| (m.id, m)).collect();
-                let old: Vec<&Member> = members.iter().copied().filter(|m| held.binary_search(&m.id).is_ok()).collect();
+                let is_held = |m: &&Member| held.len() == self.members.len() || held.binary_search(&m.id).is_ok();
+                let old: Vec<&Member> = members.iter().copied().filter(is_held).collect();
                 if let Some(cut) = changes::read(snapshot, &old, &later, sources, known, after, page) {
                     return (Some(cut), false);
                 }
             }
         }
         let mut new = false;
+        // `held` has none that is not a member.
+        let all_held = held.len() == self.members.len();
+        let news: Vec<bool> = self.rules.iter().map(|r| r.entries.iter().any(|e| !known.contains(&e.id))).collect();
         for member in members {
             let rule = &self.rules[member.rule];
-            let is_fresh = held.binary_search(&member.id).is_err();
+            let is_fresh = !all_held && held.binary_search(&member.id).is_err();
+            if !is_fresh && !news[member.rule] {
+                continue;
+            }
             for entry in &rule.entries {
                 if !is_fresh && known.contains(&entry.id) {
                     continue;

@@ -13,6 +13,7 @@
 //! - [`pushes`]: pushes of one change
 //! - [`capacity`]: what a deployment is sized by
 //! - [`latency`]: from a commit to another device
+//! - [`library`]: the size of the device's library, and loading it
 //! - [`peers`]: other systems, on the device, through one driver
 
 mod capacity;
@@ -20,6 +21,7 @@ mod capture;
 mod device;
 mod first_sync;
 mod latency;
+mod library;
 mod local;
 mod machine;
 mod peers;
@@ -35,7 +37,7 @@ use report::Report;
 
 const HELP: &str = "usage: ./dev bench [NAME...] [--rounds N] [--quick]
 
-  NAME        measure only these, and write no files: capture first-sync device local polls pushes capacity latency peers
+  NAME        measure only these, and write no files: capture first-sync device local polls pushes capacity latency library peers
   --rounds N  rounds in which the contenders take turns; 5, or 3 with --quick
   --quick     fewer rows and shorter rounds: to see whether it works, not for figures
 
@@ -68,6 +70,7 @@ const MEASURES: &[(&str, Measure)] = &[
     ("pushes", pushes::run),
     ("capacity", capacity::run),
     ("latency", latency::run),
+    ("library", library::run),
     ("peers", peers::run),
 ];
 

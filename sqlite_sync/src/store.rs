@@ -4,7 +4,7 @@
 //! touches it, or while its row could not be written (`error`); [`Store::settle`] alone decides when it goes.
 
 use crate::error::{Error, Result};
-use crate::host::{Db, Statement};
+use crate::host::{Db, Later};
 use crate::meta;
 use crate::seal;
 use crate::table::{self, values, Key, TableInfo};
@@ -25,18 +25,18 @@ pub struct Store<'c> {
     pub db: Db<'c>,
     pub infos: Vec<TableInfo>,
     rows: Vec<Option<RowStatements<'c>>>,
-    get_shadow: Statement<'c>,
-    set_shadow: Statement<'c>,
-    drop_shadow: Statement<'c>,
-    pending: Statement<'c>,
+    get_shadow: Later<'c>,
+    set_shadow: Later<'c>,
+    drop_shadow: Later<'c>,
+    pending: Later<'c>,
     /// What a publish wrote, kept only where triggers of the application may have changed it again.
     pub written: Option<HashMap<Place, MaybeRow>>,
 }
 
 struct RowStatements<'c> {
-    select: Statement<'c>,
-    upsert: Statement<'c>,
-    delete: Statement<'c>,
+    select: Later<'c>,
+    upsert: Later<'c>,
+    delete: Later<'c>,
 }
 
 /// The server's version of a row.
@@ -52,13 +52,13 @@ impl<'c> Store<'c> {
             db,
             rows: infos.iter().map(|_| None).collect(),
             infos,
-            get_shadow: db.prepare("SELECT body, error FROM main.sync_shadow WHERE tbl = ?1 AND key = ?2")?,
-            set_shadow: db.prepare("INSERT OR REPLACE INTO main.sync_shadow VALUES (?1, ?2, ?3, ?4)")?,
-            drop_shadow: db.prepare("DELETE FROM main.sync_shadow WHERE tbl = ?1 AND key = ?2")?,
-            pending: db.prepare(
+            get_shadow: db.later("SELECT body, error FROM main.sync_shadow WHERE tbl = ?1 AND key = ?2"),
+            set_shadow: db.later("INSERT OR REPLACE INTO main.sync_shadow VALUES (?1, ?2, ?3, ?4)"),
+            drop_shadow: db.later("DELETE FROM main.sync_shadow WHERE tbl = ?1 AND key = ?2"),
+            pending: db.later(
                 "SELECT c.id, c.batch, b.bytes, b.state IN (0, 4), coalesce(b.number, 0), c.body FROM main.sync_change c JOIN main.sync_batch b ON b.id = c.batch \
                  WHERE c.tbl = ?1 AND c.key = ?2 AND b.replay AND b.state IN (0, 1, 4) ORDER BY c.id",
-            )?,
+            ),
             written: None,
         })
     }
@@ -81,9 +81,9 @@ impl<'c> Store<'c> {
         let slot = &mut self.rows[at];
         if slot.is_none() {
             *slot = Some(RowStatements {
-                select: db.prepare(&info.select())?,
-                upsert: db.prepare(&info.upsert())?,
-                delete: db.prepare(&info.delete())?,
+                select: db.later(info.select()),
+                upsert: db.later(info.upsert()),
+                delete: db.later(info.delete()),
             });
         }
         slot.as_mut().ok_or_else(|| Error::plain("a statement is missing"))

@@ -1,12 +1,14 @@
 //! A connection, for the duration of one call.
 //!
-//! Statements live within one call: one left open would make `sqlite3_close` fail.
+//! Statements live within one call: one left open would make `sqlite3_close` fail. Within it what ran once is kept, since preparing
+//! is most of what a small call costs.
 
-use super::statement::{Row, Statement};
+use super::statement::{Later, Row, Statement};
 use super::{OK, ROW};
 use crate::error::{Error, Result};
 use sqlite_loadable::ext::{sqlite3, sqlite3_stmt};
-use std::cell::Cell;
+use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
 use std::ffi::{c_int, c_uint, CStr};
 use std::ptr;
 use sync_shared::ValueRef;
@@ -20,14 +22,39 @@ const CHECKPOINT_TRUNCATE: c_int = 3;
 #[derive(Clone, Copy)]
 pub struct Db<'c> {
     pub(super) ptr: *mut sqlite3,
+    call: &'c Call,
+}
+
+/// Statements kept within a call; what is beyond is prepared anew, so that the search among them stays short.
+const KEPT: usize = 64;
+
+/// What lasts as long as one call into this library.
+pub(super) struct Call {
     /// The statement of the call's [`Guard`], if there is one.
-    guard: &'c Cell<*mut sqlite3_stmt>,
+    guard: Cell<*mut sqlite3_stmt>,
+    /// Statements that ran and may run again, with their text.
+    kept: RefCell<Vec<(String, *mut sqlite3_stmt)>>,
+}
+
+impl Call {
+    pub(super) fn new() -> Self {
+        Call { guard: Cell::new(ptr::null_mut()), kept: RefCell::new(Vec::new()) }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        for (_, statement) in self.kept.get_mut() {
+            // SAFETY: the statement is live, and nobody else has it.
+            unsafe { api!(finalize(*statement)) };
+        }
+    }
 }
 
 impl<'c> Db<'c> {
-    /// A live connection, and the place where the call's guard is remembered.
-    pub(super) fn of(ptr: *mut sqlite3, guard: &'c Cell<*mut sqlite3_stmt>) -> Self {
-        Db { ptr, guard }
+    /// A live connection, and what the call keeps.
+    pub(super) fn of(ptr: *mut sqlite3, call: &'c Call) -> Self {
+        Db { ptr, call }
     }
 
     pub(super) fn error(&self) -> Error {
@@ -55,13 +82,36 @@ impl<'c> Db<'c> {
         Ok(Statement { ptr: statement, db: *self })
     }
 
+    /// One statement, prepared when it is first used.
+    pub fn later(&self, sql: impl Into<Cow<'static, str>>) -> Later<'c> {
+        Later::new(*self, sql.into())
+    }
+
+    /// Works with a statement that the call keeps.
+    fn with<T>(&self, sql: &str, work: impl FnOnce(&mut Statement<'c>) -> Result<T>) -> Result<T> {
+        let known = self.call.kept.borrow().iter().position(|(text, _)| text == sql);
+        // Taken out while it works: what it calls may want the same.
+        let (text, ptr) = known.map(|at| self.call.kept.borrow_mut().swap_remove(at)).unzip();
+        let mut statement = match ptr {
+            Some(ptr) => Statement { ptr, db: *self },
+            None => self.prepare(sql)?,
+        };
+        let value = work(&mut statement)?;
+        let mut kept = self.call.kept.borrow_mut();
+        let lasts = ["SELECT", "INSERT", "UPDATE", "DELETE"].iter().any(|verb| sql.starts_with(verb));
+        if lasts && kept.len() < KEPT {
+            kept.push((text.unwrap_or_else(|| sql.to_owned()), statement.keep()));
+        }
+        Ok(value)
+    }
+
     /// Runs one statement; its rows are thrown away.
     pub fn run(&self, sql: &str, values: &[ValueRef<'_>]) -> Result<()> {
-        let mut statement = self.prepare(sql)?;
-        let guard = self.guard.get();
+        let guard = self.call.guard.get();
         if guard.is_null() || !sql.get(..10).is_some_and(|start| start.eq_ignore_ascii_case("DROP TABLE")) {
-            return statement.run(values);
+            return self.with(sql, |statement| statement.run(values));
         }
+        let mut statement = self.prepare(sql)?;
         // SQLite drops no table while another statement reads. So meanwhile a statement is the guard that cannot become outdated.
         let mut undo = self.prepare("ROLLBACK")?;
         // SAFETY: the guard is live as long as it is known.
@@ -75,20 +125,20 @@ impl<'c> Db<'c> {
 
     /// From now on [`Db::give_up`] works. One that is there already goes on.
     pub fn guard(&self) -> Result<Guard<'c>> {
-        if !self.guard.get().is_null() {
+        if !self.call.guard.get().is_null() {
             return Ok(Guard(None));
         }
         // Its second row needs memory.
         let statement = self.prepare("SELECT NULL UNION ALL SELECT count(*) FROM main.sqlite_schema")?;
         self.advance(statement.ptr)?;
-        self.guard.set(statement.ptr);
+        self.call.guard.set(statement.ptr);
         Ok(Guard(Some(statement)))
     }
 
     /// Undoes the whole open transaction where SQLite had no memory. It then refuses everything until the application's statement
     /// that called this library ends, a ROLLBACK too; but a statement that was reading and finds no memory undoes all.
     pub fn give_up(&self) {
-        let guard = self.guard.get();
+        let guard = self.call.guard.get();
         if !guard.is_null() {
             let _ = self.advance(guard);
         }
@@ -112,12 +162,12 @@ impl<'c> Db<'c> {
 
     /// The first row's columns, read by `read`.
     pub fn first<T>(&self, sql: &str, values: &[ValueRef<'_>], read: impl FnMut(&Row<'_>) -> Result<T>) -> Result<Option<T>> {
-        self.prepare(sql)?.first(values, read)
+        self.with(sql, |statement| statement.first(values, read))
     }
 
     /// All rows, read by `read`.
     pub fn all<T>(&self, sql: &str, values: &[ValueRef<'_>], read: impl FnMut(&Row<'_>) -> Result<T>) -> Result<Vec<T>> {
-        self.prepare(sql)?.all(values, read)
+        self.with(sql, |statement| statement.all(values, read))
     }
 
     /// The first row's first column as an integer; 0 without a row.
@@ -181,7 +231,7 @@ pub struct Guard<'c>(Option<Statement<'c>>);
 impl Drop for Guard<'_> {
     fn drop(&mut self) {
         if let Some(statement) = &self.0 {
-            statement.db.guard.set(ptr::null_mut());
+            statement.db.call.guard.set(ptr::null_mut());
         }
     }
 }

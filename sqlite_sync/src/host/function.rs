@@ -1,12 +1,11 @@
 //! SQL functions: registered, called with checked arguments, answered in SQLite's own memory.
 
-use super::db::Db;
+use super::db::{Call, Db};
 use super::statement::{blob, bytes, text_or_blob};
 use super::{API, BLOB, INTEGER, TEXT};
 use crate::error::{Error, Result};
 use sqlite_loadable::ext::{sqlite3_context, sqlite3_value};
 use sqlite_loadable::{define_scalar_function, FunctionFlags};
-use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::ptr;
@@ -78,10 +77,10 @@ pub fn define(
     body: impl Fn(Db<'_>, &[ValueRef<'_>]) -> Result<Answer> + 'static,
 ) -> Result<()> {
     let call = move |context: *mut sqlite3_context, values: &[*mut sqlite3_value]| {
-        let guard = Cell::new(ptr::null_mut());
+        let own = Call::new();
         // SAFETY: SQLite passes a live context; its connection outlives the call.
         let ptr = unsafe { api!(context_db_handle(context)) };
-        let db = Db::of(ptr, &guard);
+        let db = Db::of(ptr, &own);
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             let values = values.iter().map(|v| argument(*v)).collect::<Result<Vec<_>>>()?;
             body(db, &values)

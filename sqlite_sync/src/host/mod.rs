@@ -9,7 +9,6 @@
 
 use crate::error::{Error, Result};
 use sqlite_loadable::ext::{sqlite3, sqlite3_api_routines};
-use std::cell::Cell;
 use std::ffi::{c_char, c_int, c_uint};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::ptr;
@@ -61,7 +60,7 @@ mod statement;
 
 pub use db::Db;
 pub use function::{define, Answer};
-pub use statement::{Row, Statement};
+pub use statement::{Later, Row, Statement};
 
 /// Makes the connection's entry point: checks the host, then registers everything through `register`.
 ///
@@ -90,8 +89,8 @@ pub unsafe fn enter(
             let mut outcome = Ok(());
             let code = sqlite_loadable::entrypoints::register_entrypoint(db, message, api, |_| Ok(()));
             if code == OK as c_uint {
-                let guard = Cell::new(ptr::null_mut());
-                let db = Db::of(db, &guard);
+                let call = db::Call::new();
+                let db = Db::of(db, &call);
                 outcome = catch_unwind(AssertUnwindSafe(|| register(db))).unwrap_or_else(|_| Err(Error::panicked()));
             }
             outcome

@@ -4,6 +4,7 @@ use super::db::Db;
 use super::{BLOB, FLOAT, INTEGER, OK, ROW, TEXT};
 use crate::error::{Error, Result};
 use sqlite_loadable::ext::sqlite3_stmt;
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::ffi::c_int;
 use std::marker::PhantomData;
@@ -26,6 +27,11 @@ impl Drop for Statement<'_> {
 }
 
 impl<'c> Statement<'c> {
+    /// Leaves it to the caller to finalise it.
+    pub(super) fn keep(self) -> *mut sqlite3_stmt {
+        std::mem::ManuallyDrop::new(self).ptr
+    }
+
     /// Binds, steps through all rows with `each` (false stops), and lets go of the values before it returns.
     pub fn each(&mut self, values: &[ValueRef<'_>], mut each: impl FnMut(&Row<'_>) -> Result<bool>) -> Result<()> {
         let outcome = self.bind(values).and_then(|()| loop {
@@ -103,6 +109,46 @@ impl<'c> Statement<'c> {
             }
         }
         Ok(())
+    }
+}
+
+/// A statement that is prepared when it is first used: most calls need few of those that they might.
+pub struct Later<'c> {
+    db: Db<'c>,
+    sql: Cow<'static, str>,
+    made: Option<Statement<'c>>,
+}
+
+impl<'c> Later<'c> {
+    pub(super) fn new(db: Db<'c>, sql: Cow<'static, str>) -> Self {
+        Later { db, sql, made: None }
+    }
+
+    fn made(&mut self) -> Result<&mut Statement<'c>> {
+        Ok(match &mut self.made {
+            Some(statement) => statement,
+            none => none.insert(self.db.prepare(&self.sql)?),
+        })
+    }
+
+    /// As [`Statement::each`].
+    pub fn each(&mut self, values: &[ValueRef<'_>], each: impl FnMut(&Row<'_>) -> Result<bool>) -> Result<()> {
+        self.made()?.each(values, each)
+    }
+
+    /// As [`Statement::run`].
+    pub fn run(&mut self, values: &[ValueRef<'_>]) -> Result<()> {
+        self.made()?.run(values)
+    }
+
+    /// As [`Statement::first`].
+    pub fn first<T>(&mut self, values: &[ValueRef<'_>], read: impl FnMut(&Row<'_>) -> Result<T>) -> Result<Option<T>> {
+        self.made()?.first(values, read)
+    }
+
+    /// As [`Statement::all`].
+    pub fn all<T>(&mut self, values: &[ValueRef<'_>], read: impl FnMut(&Row<'_>) -> Result<T>) -> Result<Vec<T>> {
+        self.made()?.all(values, read)
     }
 }
 

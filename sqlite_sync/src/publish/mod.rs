@@ -14,7 +14,7 @@ pub use parts::register_bucket;
 use crate::answer;
 use crate::batch;
 use crate::error::{Error, Result};
-use crate::host::{Db, Statement};
+use crate::host::{Db, Later};
 use crate::lost::{self, Keeper, Why};
 use crate::records;
 use crate::store::{MaybeRow, Place, Store};
@@ -45,11 +45,11 @@ pub struct Publish<'s, 'c> {
     shadows: bool,
     /// There are rejected batches.
     refused: bool,
-    enter: Statement<'c>,
-    rehash: Statement<'c>,
-    old_hash: Statement<'c>,
-    leave: Statement<'c>,
-    member: Statement<'c>,
+    enter: Later<'c>,
+    rehash: Later<'c>,
+    old_hash: Later<'c>,
+    leave: Later<'c>,
+    member: Later<'c>,
     /// Rows that the pages brought or took.
     pub rows: i64,
     /// Tables that changed.
@@ -62,11 +62,11 @@ impl<'s, 'c> Publish<'s, 'c> {
         Ok(Publish {
             shadows: db.number("SELECT EXISTS (SELECT 1 FROM main.sync_shadow)", &[])? != 0,
             refused: records::any_rejected(db)?,
-            enter: db.prepare("INSERT INTO main.sync_row VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING")?,
-            rehash: db.prepare("UPDATE main.sync_row SET hash = ?4 WHERE tbl = ?1 AND key = ?2 AND part = ?3")?,
-            old_hash: db.prepare("SELECT hash FROM main.sync_row WHERE tbl = ?1 AND key = ?2 AND part = ?3")?,
-            leave: db.prepare("DELETE FROM main.sync_row WHERE tbl = ?1 AND key = ?2 AND part = ?3 RETURNING hash")?,
-            member: db.prepare("SELECT 1 FROM main.sync_row WHERE tbl = ?1 AND key = ?2 LIMIT 1")?,
+            enter: db.later("INSERT INTO main.sync_row VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING"),
+            rehash: db.later("UPDATE main.sync_row SET hash = ?4 WHERE tbl = ?1 AND key = ?2 AND part = ?3"),
+            old_hash: db.later("SELECT hash FROM main.sync_row WHERE tbl = ?1 AND key = ?2 AND part = ?3"),
+            leave: db.later("DELETE FROM main.sync_row WHERE tbl = ?1 AND key = ?2 AND part = ?3 RETURNING hash"),
+            member: db.later("SELECT 1 FROM main.sync_row WHERE tbl = ?1 AND key = ?2 LIMIT 1"),
             lost: if lost::is_restored(db)? { Some(Keeper::new(db)?) } else { None },
             db,
             store,
@@ -181,9 +181,14 @@ impl<'s, 'c> Publish<'s, 'c> {
         let known = self.parts.get_mut(&part).ok_or_else(|| Error::plain("a part is missing"))?;
         known.dirty = true;
         let binds = [table, key, ValueRef::Integer(known.id), ValueRef::Integer(hash.0)];
-        self.enter.run(&binds)?;
-        if self.db.changes() == 0 {
-            let before = self.old_hash.first(&binds[..3], |r| Ok(r.integer(0)))?.unwrap_or(0);
+        let mut before = if known.held { self.old_hash.first(&binds[..3], |r| Ok(r.integer(0)))? } else { None };
+        if before.is_none() {
+            self.enter.run(&binds)?;
+            if self.db.changes() == 0 {
+                before = Some(self.old_hash.first(&binds[..3], |r| Ok(r.integer(0)))?.unwrap_or(0));
+            }
+        }
+        if let Some(before) = before {
             known.sum.remove(RowHash(before));
             if before != hash.0 {
                 self.rehash.run(&binds)?;

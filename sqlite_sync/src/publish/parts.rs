@@ -17,6 +17,8 @@ pub(super) struct Part {
     pub(super) table: i64,
     pub(super) sum: ContentSum,
     pub(super) dirty: bool,
+    /// It had rows before this publish, so most rows that come are known.
+    pub(super) held: bool,
 }
 
 impl Publish<'_, '_> {
@@ -123,7 +125,7 @@ impl Publish<'_, '_> {
         if !self.parts.contains_key(&name) {
             let binds = [ValueRef::Integer(name.0), ValueRef::Integer(i64::from(entry)), ValueRef::Integer(table)];
             let id = self.db.number("INSERT INTO main.sync_part(bucket, entry, tbl) VALUES (?1, ?2, ?3) RETURNING id", &binds)?;
-            self.parts.insert(name, Part { id, table, sum: ContentSum::default(), dirty: false });
+            self.parts.insert(name, Part { id, table, sum: ContentSum::default(), dirty: false, held: false });
         }
         Ok(name)
     }
@@ -137,7 +139,7 @@ impl Publish<'_, '_> {
             &[ValueRef::Integer(name.0), ValueRef::Integer(i64::from(name.1))],
             |r| {
                 let sum = ContentSum { sum: r.integer(2), count: r.integer(3) };
-                Ok(Part { id: r.integer(0), table: r.integer(1), sum, dirty: false })
+                Ok(Part { id: r.integer(0), table: r.integer(1), sum, dirty: false, held: sum.count > 0 })
             },
         )?;
         if let Some(part) = found {

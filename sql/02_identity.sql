@@ -3,7 +3,7 @@
 CREATE FUNCTION sync.claims() RETURNS jsonb
     LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'claims_wrapper';
 COMMENT ON FUNCTION sync.claims() IS
-    'The claims of the user who asks: request.jwt.claims where the session user belongs to sync_transport or is a superuser, else NULL.';
+    'The claims of the user who asks: those that sync.authenticate() has verified in this transaction, else request.jwt.claims where the session user belongs to sync_transport or is a superuser, else NULL.';
 
 CREATE FUNCTION sync.user_id() RETURNS text
     LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'user_id_wrapper';

@@ -1,4 +1,5 @@
-//! Who asks. Any SQL user can set `request.jwt.claims`, so they count only where the session itself may be believed.
+//! Who asks. Any SQL user can set `request.jwt.claims`, so they count only where the session itself may be believed; a token that
+//! [`crate::auth`] has verified counts in any session, before them.
 #![allow(unsafe_code)]
 
 use crate::error::{raise, spi};
@@ -26,6 +27,9 @@ thread_local! {
 pub fn believed_claims() -> Option<Json> {
     if let Some(claims) = ACTING.with(|a| a.borrow().as_ref().map(|(_, claims)| claims.clone())) {
         return claims;
+    }
+    if let Some(claims) = crate::auth::proven_claims() {
+        return Some(claims);
     }
     if !is_believed() {
         return None;
@@ -93,8 +97,8 @@ pub fn writing_user() -> String {
     if let Some(user) = ACTING.with(|a| a.borrow().as_ref().map(|(user, _)| user.clone())) {
         return user;
     }
-    let claims = setting(c"request.jwt.claims").filter(|_| is_believed());
-    let sub = claims.and_then(|text| serde_json::from_str::<Json>(&text).ok()?.get_mut("sub").map(Json::take));
+    let told = || serde_json::from_str::<Json>(&setting(c"request.jwt.claims").filter(|_| is_believed())?).ok();
+    let sub = crate::auth::proven_claims().or_else(told).and_then(|mut claims| claims.get_mut("sub").map(Json::take));
     match sub {
         Some(Json::String(sub)) if !sub.is_empty() => sub,
         Some(Json::Number(sub)) => sub.to_string(),
@@ -169,6 +173,12 @@ pub fn acting_as<R>(user: &str, claims: Option<Json>, f: impl FnOnce() -> R) -> 
 pub fn current_user() -> pg_sys::Oid {
     // SAFETY: reads the state of this backend.
     unsafe { pg_sys::GetUserId() }
+}
+
+/// The number of the subtransaction that runs; 1 outside of any.
+pub fn current_subtransaction() -> pg_sys::SubTransactionId {
+    // SAFETY: reads the state of this backend.
+    unsafe { pg_sys::GetCurrentSubTransactionId() }
 }
 
 /// Whether `role` may become `other`.

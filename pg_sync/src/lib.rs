@@ -4,7 +4,7 @@
 //! - [`rules`], [`expr`]: create_bucket, add_table, and the expressions they are given; [`modes`]: what devices may do with a table
 //! - [`capture`]: triggers -> op log
 //! - [`render`], [`calendar`]: Postgres values <-> wire values, the same for capture, pull and push
-//! - [`identity`]: who asks; [`query`]: reading rows; [`quick`]: maps
+//! - [`identity`]: who asks; [`auth`]: tokens that prove it; [`query`]: reading rows; [`quick`]: maps
 //! - [`snapshot`], [`lineage`], [`wal`]: what a cursor is made of, and whether it belongs to this history
 //! - [`pull`]: op log and tables -> delta
 //! - [`push`]: batches -> tables
@@ -17,6 +17,7 @@
 use pgrx::prelude::*;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 
+mod auth;
 mod calendar;
 mod capture;
 mod catalog;

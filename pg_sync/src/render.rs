@@ -377,6 +377,24 @@ pub fn with_settings<R>(settings: &[(&str, &str)], f: impl FnOnce() -> R) -> R {
     set_within(settings.iter().map(|(name, value)| (name.as_c_str(), value.as_c_str())), f)
 }
 
+/// Sets a parameter for the rest of the transaction, as SET LOCAL does.
+pub fn set_local(name: &CStr, value: &str) {
+    let value = CString::new(value).unwrap_or_default();
+    // SAFETY: as the statement SET LOCAL; the transaction's end undoes it.
+    unsafe {
+        pg_sys::set_config_option(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_LOCAL,
+            true,
+            0,
+            false,
+        );
+    }
+}
+
 fn set_within<'a, R>(settings: impl Iterator<Item = (&'a CStr, &'a CStr)>, f: impl FnOnce() -> R) -> R {
     // SAFETY: the settings are undone by AtEOXact_GUC at the level opened here, or by the transaction's own cleanup.
     unsafe {

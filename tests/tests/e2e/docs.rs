@@ -47,6 +47,11 @@ fn the_documents_about_operations_do_what_they_say() {
 }
 
 #[test]
+fn the_documents_about_identity_do_what_they_say() {
+    run("docs/identity.md", "gateway", "device_user");
+}
+
+#[test]
 fn the_documents_example_application_installs() {
     let database = Cluster::shared().database();
     database.run("DROP EXTENSION pg_sync");

@@ -265,7 +265,7 @@ fn who_may_do_what_in_the_schema_sync() {
     for table in tables {
         let [table, kind] = &table[..] else { panic!("two columns") };
         // Who knows the secret could forge what only the server may have said.
-        let expected = if table == "sync.secret" { "42501" } else { "" };
+        let expected = if ["sync.secret", "sync.auth_key"].contains(&table.as_str()) { "42501" } else { "" };
         assert_eq!(code(&mut by_admin, &format!("SELECT * FROM {table} LIMIT 1")), expected, "{table}");
         if kind == "r" {
             assert_eq!(code(&mut by_admin, &format!("DELETE FROM {table}")), "42501", "{table}");
@@ -283,12 +283,12 @@ fn who_may_do_what_in_the_schema_sync() {
 
     // Functions: exactly these.
     let asking = ["batch_number", "claims", "device", "note", "note_text", "param", "user_id"];
-    let rules = "add_table add_upload_table as_of base_type batch_images batch_json check_reach constraint_test create_bucket current_row
-        discard discard_conflict drop_bucket drop_history drop_policy drop_table drop_upload_table fresh_key history history_key home
-        keep_history keep_records key_condition keys_per_lease lease maintain policies_of restore_batch restore_row restore_statements
-        retry row_at set_delete_policy set_mode set_policy verify_table";
+    let rules = "accept_dids add_auth_key add_table add_upload_table as_of base_type batch_images batch_json check_reach constraint_test create_bucket current_row
+        discard discard_conflict drop_auth_key drop_bucket drop_history drop_policy drop_table drop_upload_table fresh_key history history_key home
+        keep_history keep_records key_condition keys_per_lease lease load_jwks maintain policies_of refuse_dids restore_batch restore_row restore_statements
+        retire_auth_key retry row_at set_delete_policy set_mode set_policy verify_table";
     let rules: Vec<&str> = rules.split_whitespace().collect();
-    let transporting = ["pull", "push"];
+    let transporting = ["authenticate", "pull", "push", "put_did_document"];
     for (role, more) in [(&admin, &rules[..]), (&plain, &[]), (&transport, &transporting)] {
         let mut wanted: Vec<_> = asking.iter().chain(more).map(|f| vec![(*f).to_owned()]).collect();
         wanted.sort();

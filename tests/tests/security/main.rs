@@ -1,0 +1,5 @@
+//! Who may see and write what: one test for each line of the checklist in SECURITY.md.
+
+mod dids;
+mod signer;
+mod tokens;

@@ -48,7 +48,7 @@ fn the_documents_about_operations_do_what_they_say() {
 
 #[test]
 fn the_documents_about_identity_do_what_they_say() {
-    run("docs/identity.md", "gateway", "device_user");
+    run("docs/identity.md", "relay", "person");
 }
 
 #[test]

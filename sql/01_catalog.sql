@@ -174,9 +174,14 @@ CREATE TABLE sync.device (
     last_random uuid,
     registered  timestamptz NOT NULL DEFAULT pg_catalog.now(),
     seen        timestamptz NOT NULL DEFAULT pg_catalog.now(),
-    revoked     timestamptz
+    revoked     timestamptz,
+    wipe        boolean NOT NULL DEFAULT false,
+    name        text
 );
 COMMENT ON TABLE sync.device IS 'Devices that have pushed at least once.';
+COMMENT ON COLUMN sync.device.revoked IS 'Since when it may not sync any longer, see sync.revoke_device().';
+COMMENT ON COLUMN sync.device.wipe IS 'Once revoked, it is told to remove everything that it has synced.';
+COMMENT ON COLUMN sync.device.name IS 'What people call it, see sync.name_device().';
 
 CREATE TABLE sync.batch (
     device  uuid NOT NULL,

@@ -329,6 +329,10 @@ coded! {
         /// The server lost history that the device has seen, or is another one: as Resync, and what the server does not have any
         /// more is kept for the application.
         Restored = 6,
+        /// The device was revoked: nothing is sent to it any longer. Rows and unsent writes stay where they are.
+        Revoked = 7,
+        /// The device was revoked, and is to remove everything that it has synced.
+        Wipe = 8,
     }
 }
 
@@ -481,7 +485,7 @@ coded! {
         Gap = 3,
         /// The device belongs to another user.
         Refused = 4,
-        /// The device was revoked: it may not sync any longer.
+        /// The device was revoked: it may not sync any longer. Its next pull is told whether it is to keep what it has.
         Revoked = 5,
         /// Nothing was looked at, for a passing reason of the server: send again later, or to another one.
         NotNow = 6,

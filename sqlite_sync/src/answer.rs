@@ -56,7 +56,7 @@ pub fn answered(store: &mut Store<'_>, reply: &PushReply, verdicts: &mut [i64; 5
         meta::set_number(db, "deferred", DEFERRED)?;
     }
     if reply.state == PushState::Revoked {
-        meta::set_number(db, "deferred", REVOKED)?;
+        revoked(db)?;
     }
     Ok(())
 }
@@ -203,6 +203,11 @@ fn keep_conflicts(store: &Store<'_>, batch: i64, result: &BatchResult) -> Result
         )?;
     }
     Ok(())
+}
+
+/// Nothing is sent until a pull succeeds again.
+pub fn revoked(db: Db<'_>) -> Result<()> {
+    meta::set_number(db, "deferred", REVOKED)
 }
 
 /// The server answered a pull: a device that was revoked is one no longer.

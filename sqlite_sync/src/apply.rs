@@ -17,6 +17,7 @@ use crate::staged;
 use crate::store::{while_applying, Store};
 use crate::sums;
 use crate::transaction::transaction;
+use crate::wipe;
 use serde_json::json;
 use sync_shared::envelope::{self, Kind};
 use sync_shared::message::{Delta, Notice, NoticeKind, PushReply, PushState};
@@ -41,6 +42,9 @@ pub fn apply_delta(db: Db<'_>, bytes: &[u8]) -> Result<Answer> {
         return Err(Error::plain("apply_delta cannot work inside an open transaction: COMMIT first, then call it on its own"));
     }
     let kind = envelope::kind(bytes)?;
+    if let Some(order) = order_to_wipe(db, kind, bytes)? {
+        return wipe::ordered(db, &order);
+    }
     match transaction(db, || message(db, kind, bytes)?.answer(kind)) {
         // A deferred foreign key of the application's own tables shows only at commit, and would block every publish from now on.
         Err(error) if error.is_constraint() && db.foreign_keys(-1) => {
@@ -73,6 +77,7 @@ fn message(db: Db<'_>, kind: Kind, bytes: &[u8]) -> Result<Report> {
     if !file::present(db)? {
         file::create(db)?;
     }
+    wipe::refuse_wiped(db)?;
     let mut store = Store::open(db)?;
     seal::seal(&mut store)?;
     match kind {
@@ -81,6 +86,15 @@ fn message(db: Db<'_>, kind: Kind, bytes: &[u8]) -> Result<Report> {
         Kind::Notice => notice(db, &envelope::decode(bytes)?),
         other => Err(Error::plain(format!("apply_delta takes what the server answered, not a {}", other.name()))),
     }
+}
+
+/// The server's order to remove everything, if the message is one that answers the last question.
+fn order_to_wipe(db: Db<'_>, kind: Kind, bytes: &[u8]) -> Result<Option<String>> {
+    if kind != Kind::Notice || !file::present(db)? {
+        return Ok(None);
+    }
+    let notice: Notice = envelope::decode(bytes)?;
+    Ok((notice.kind == NoticeKind::Wipe && !is_late(db, notice.turn)?).then_some(notice.message))
 }
 
 fn delta(store: Store<'_>, bytes: &[u8]) -> Result<Report> {
@@ -254,7 +268,7 @@ fn notice(db: Db<'_>, notice: &Notice) -> Result<Report> {
         return Ok(late());
     }
     let more = match notice.kind {
-        NoticeKind::Behind => false,
+        NoticeKind::Behind | NoticeKind::Revoked | NoticeKind::Wipe => false,
         NoticeKind::Retry => retries(db)?,
         _ => true,
     };
@@ -283,7 +297,9 @@ fn notice(db: Db<'_>, notice: &Notice) -> Result<Report> {
                 db.run("UPDATE main.sync_bucket SET refetch = 0 WHERE bucket = ?1 AND published", &[ValueRef::Blob(&bucket.0)])?;
             }
         }
-        NoticeKind::Behind | NoticeKind::Retry => {}
+        NoticeKind::Revoked => answer::revoked(db)?,
+        // An order to wipe was carried out before.
+        NoticeKind::Behind | NoticeKind::Retry | NoticeKind::Wipe => {}
     }
     meta::set(db, "notice", ValueRef::Text(&notice.message))?;
     Ok(Report { more, tables: Vec::new(), rows: 0, verdicts: [0; 5], message: notice.message.clone() })

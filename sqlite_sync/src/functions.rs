@@ -125,6 +125,7 @@ fn pending_ops(db: Db<'_>) -> Result<Answer> {
         return Ok(Answer::Null);
     }
     transaction(db, || {
+        wipe::refuse_wiped(db)?;
         seal::seal(&mut Store::open(db)?)?;
         batch::next_push(db)?.map_or(Ok(Answer::Null), |bytes| Answer::blob(&bytes))
     })

@@ -9,6 +9,7 @@ use crate::staged;
 use crate::store::Store;
 use crate::sums;
 use crate::transaction::transaction;
+use crate::wipe;
 use serde_bytes::ByteBuf;
 use sync_shared::envelope;
 use sync_shared::hash::{BucketId, SetDigest};
@@ -22,6 +23,7 @@ pub fn pull_request(db: Db<'_>) -> Result<Answer> {
         if !file::present(db)? {
             file::create(db)?;
         }
+        wipe::refuse_wiped(db)?;
         // The next round may push again.
         db.run(
             "DELETE FROM main.sync_meta WHERE name IN ('stalls', 'asked', 'keys_asked') OR name = 'deferred' AND value = ?1",

@@ -28,11 +28,40 @@ pub fn keep(db: Db<'_>) -> Result<Answer> {
 
 /// Removes every synced table and everything the library keeps, and overwrites what they occupied.
 pub fn wipe(db: Db<'_>) -> Result<Answer> {
+    emptied(db, || Ok(()), wiped)
+}
+
+/// The same because the server says so. The file remembers it: it does not start over as a new device by itself.
+pub fn ordered(db: Db<'_>, order: &str) -> Result<Answer> {
+    let remember = || {
+        file::create(db)?;
+        meta::set(db, "wiped", ValueRef::Text(order))?;
+        meta::set(db, "notice", ValueRef::Text(order))
+    };
+    emptied(db, remember, |advice| {
+        let report = json!({
+            "more": false, "kind": "notice", "tables": [], "rows": 0, "message": order, "wiped": true, "advice": advice,
+            "verdicts": { "accepted": 0, "merged": 0, "rejected": 0, "later": 0, "held": 0 },
+        });
+        Answer::text(&report.to_string())
+    })
+}
+
+/// Refuses to sync a file that was emptied on the server's order.
+pub fn refuse_wiped(db: Db<'_>) -> Result<()> {
+    match meta::text(db, "wiped")?.as_str() {
+        "" => Ok(()),
+        order => Err(Error::plain(format!("{order}; sync_sign_out('wipe') makes this file a new device"))),
+    }
+}
+
+/// Empties the file, does what comes `after` in the same transaction, and says so with advice on what is left to do.
+fn emptied(db: Db<'_>, after: impl FnOnce() -> Result<()>, say: impl Fn(&str) -> Result<Answer>) -> Result<Answer> {
     if !db.autocommit() {
         return Err(Error::plain("sync_sign_out('wipe') cannot work inside an open transaction: COMMIT first"));
     }
     if !file::present(db)? {
-        return wiped("");
+        return say("");
     }
     let before = db.number("PRAGMA main.secure_delete", &[])?;
     let restore = format!("PRAGMA main.secure_delete = {before}");
@@ -54,9 +83,10 @@ pub fn wipe(db: Db<'_>) -> Result<Answer> {
         }
         overwrite_free_pages(db)?;
         db.run(&restore, &[])?;
+        after()?;
         // Both, before the commit.
-        let busy = wiped("run PRAGMA wal_checkpoint(TRUNCATE), then VACUUM")?;
-        Ok((busy, wiped("run VACUUM to give the space back")?))
+        let busy = say("run PRAGMA wal_checkpoint(TRUNCATE), then VACUUM")?;
+        Ok((busy, say("run VACUUM to give the space back")?))
     });
     // The write-ahead log still has old pages; it can be emptied unless somebody is reading.
     let outcome = outcome.map(|(busy, emptied)| if db.empty_log() { emptied } else { busy });

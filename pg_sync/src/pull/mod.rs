@@ -19,6 +19,7 @@ use crate::error::{raise, spi};
 use crate::identity::asking_user;
 use crate::lineage::{Lineage, Standing};
 use crate::push::subtransaction::unless_locked;
+use crate::push::REVOKED;
 use crate::query::Kept;
 use crate::render::pinned;
 use crate::snapshot::{self, Snapshot};
@@ -80,6 +81,9 @@ struct Server {
 
 fn answer(request: &PullRequest, user: String) -> Answer {
     refuse_if_moved();
+    if let Some(kind) = revoked(request.device) {
+        return Answer::Notice(kind, REVOKED.into());
+    }
     let rules = catalog::rules();
     let tables = catalog::tables();
     let generation = catalog::generation();
@@ -515,6 +519,17 @@ enum Walk {
     Publish(u8),
     /// Up to here.
     Cut(Position),
+}
+
+/// What a device that was revoked is told. One that never pushed is unknown, and none.
+fn revoked(device: uuid::Uuid) -> Option<NoticeKind> {
+    const SQL: &str = "SELECT wipe FROM sync.device WHERE device = $1 AND revoked IS NOT NULL";
+    let device = pgrx::Uuid::from_bytes(*device.as_bytes());
+    let found = Spi::connect(|c| match c.select(Kept(SQL), Some(1), &[device.into()])?.next() {
+        Some(row) => row.get::<bool>(1),
+        None => Ok(None),
+    });
+    spi("reading whether the device was revoked", found).map(|wipe| if wipe { NoticeKind::Wipe } else { NoticeKind::Revoked })
 }
 
 /// The last batch of the device that this snapshot includes.

@@ -61,6 +61,9 @@ use unmade::Unmade;
 /// How often a batch is applied again when a row with its key appeared meanwhile.
 const TRIES: usize = 2;
 
+/// What a revoked device is told.
+pub const REVOKED: &str = "this device was revoked: it may not sync any longer";
+
 #[pg_extern]
 fn push(batches: &[u8]) -> Vec<u8> {
     let user = identity::asking_user();
@@ -90,7 +93,7 @@ fn answer(request: &PushRequest, user: String, writer: Oid, claims: Option<Strin
     }
     let (device, known) = pinned(|| (registry::lock(request.device, &user), registry::known(request, &user)));
     if device.revoked {
-        return reply(PushState::Revoked, "this device was revoked: it may not sync any longer", device.last, Vec::new());
+        return reply(PushState::Revoked, REVOKED, device.last, Vec::new());
     }
     if device.user != user {
         let foreign = request.batches.iter().filter(|b| !b.user.is_empty() && b.user != user);

@@ -1,5 +1,6 @@
 //! Who may see and write what: one test for each line of the checklist in SECURITY.md.
 
+mod devices;
 mod dids;
 mod signer;
 mod tokens;

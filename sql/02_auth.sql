@@ -105,8 +105,8 @@ BEGIN
     IF load_jwks.issuer IS NULL THEN
         RAISE EXCEPTION 'a set of keys needs its issuer: what the claim iss of its tokens says' USING ERRCODE = 'null_value_not_allowed';
     END IF;
-    -- One load of an issuer at a time.
-    PERFORM pg_advisory_xact_lock(hashtextextended('sync.load_jwks ' || load_jwks.issuer, 0));
+    -- One load at a time; tokens are verified meanwhile.
+    LOCK TABLE sync.auth_key IN SHARE ROW EXCLUSIVE MODE;
     UPDATE sync.auth_key k SET retires = clock_timestamp()
     WHERE k.from_set AND k.issuer = load_jwks.issuer AND k.audience IS NOT DISTINCT FROM load_jwks.audience
         AND (k.retires IS NULL OR k.retires > clock_timestamp())

@@ -66,8 +66,9 @@ BEGIN
     IF EXISTS (SELECT FROM sync.entry e WHERE e.relid = relation AND e.state <> 'ready') THEN
         RAISE NOTICE 'not all sums of table % are known: call sync.maintain(), and see sync.rules for broken entries', relation;
     END IF;
-    -- Two at once would both set right what both found; and as in sync.build, the lock comes before the snapshot.
-    PERFORM pg_advisory_xact_lock('sync.base'::regclass::oid::bigint);
+    -- Two at once would both set right what both found; and as in sync.build, the lock comes before the snapshot. No advisory lock, here
+    -- and in sync.maintain: anybody could hold it.
+    LOCK TABLE sync.base IN SHARE UPDATE EXCLUSIVE MODE;
     EXECUTE format('LOCK TABLE %s IN ACCESS SHARE MODE', relation);
     RETURN QUERY
     WITH entries AS (
@@ -210,7 +211,8 @@ DECLARE
     h xid8;
 BEGIN
     -- One at a time; who comes second has nothing to do.
-    IF NOT pg_try_advisory_xact_lock('sync.horizon'::regclass::oid::bigint) THEN
+    PERFORM FROM sync.horizon FOR UPDATE SKIP LOCKED;
+    IF NOT FOUND THEN
         RETURN;
     END IF;
     PERFORM sync.move_in();

@@ -34,7 +34,8 @@ fn error(device: &Device, call: &str) -> String {
 /// Whether any byte of the text is left in the device's files.
 fn is_readable(device: &Device) -> bool {
     let folder = device.path().parent().expect("a folder").to_owned();
-    let files = std::fs::read_dir(folder).expect("the folder").map(|file| std::fs::read(file.expect("a file").path()).expect("read"));
+    let files =
+        std::fs::read_dir(folder).expect("the folder").map(|file| std::fs::read(file.expect("a file").path()).expect("read"));
     files.into_iter().any(|bytes| bytes.windows(11).any(|window| window == b"very secret"))
 }
 

@@ -3,4 +3,5 @@
 mod devices;
 mod dids;
 mod signer;
+mod sql;
 mod tokens;

@@ -77,11 +77,13 @@ struct Server {
     now: Snapshot,
     lineage: Lineage,
     generation: i64,
+    last_batch: Option<BatchId>,
 }
 
 fn answer(request: &PullRequest, user: String) -> Answer {
     refuse_if_moved();
-    if let Some(kind) = revoked(request.device) {
+    let known = known(request.device);
+    if let Some(kind) = known.revoked {
         return Answer::Notice(kind, REVOKED.into());
     }
     let rules = catalog::rules();
@@ -97,7 +99,7 @@ fn answer(request: &PullRequest, user: String) -> Answer {
         Err((kind, message)) => return Answer::Notice(kind, message),
     };
     let members = members::of(&user, &rules, &request.subscriptions);
-    let server = Server { rules, tables, members, now, lineage, generation };
+    let server = Server { rules, tables, members, now, lineage, generation, last_batch: known.last_batch };
     if let Some(sums) = &request.sums {
         let stands =
             cursor::decode(&request.cursor).filter(|base| lineage_and_log(base, None, &server.lineage, &server.now).is_ok());
@@ -318,7 +320,7 @@ impl Server {
             changes: Vec::new(),
             whole: Vec::new(),
             sums: Vec::new(),
-            last_batch: last_batch(request.device),
+            last_batch: self.last_batch,
             expected_rows: None,
             turn: request.turn,
         }
@@ -521,31 +523,26 @@ enum Walk {
     Cut(Position),
 }
 
-/// What a device that was revoked is told. One that never pushed is unknown, and none.
-fn revoked(device: uuid::Uuid) -> Option<NoticeKind> {
-    const SQL: &str = "SELECT wipe FROM sync.device WHERE device = $1 AND revoked IS NOT NULL";
-    let device = pgrx::Uuid::from_bytes(*device.as_bytes());
-    let found = Spi::connect(|c| match c.select(Kept(SQL), Some(1), &[device.into()])?.next() {
-        Some(row) => row.get::<bool>(1),
-        None => Ok(None),
-    });
-    spi("reading whether the device was revoked", found).map(|wipe| if wipe { NoticeKind::Wipe } else { NoticeKind::Revoked })
+/// What the server knows of the device that asks. One that never pushed is unknown.
+#[derive(Default)]
+struct Known {
+    /// Its last batch that this snapshot includes.
+    last_batch: Option<BatchId>,
+    /// What it is told, once it was revoked.
+    revoked: Option<NoticeKind>,
 }
 
-/// The last batch of the device that this snapshot includes.
-fn last_batch(device: uuid::Uuid) -> Option<BatchId> {
+fn known(device: uuid::Uuid) -> Known {
+    const SQL: &str = "SELECT last_number, last_random, revoked IS NOT NULL, wipe FROM sync.device WHERE device = $1";
     let device = pgrx::Uuid::from_bytes(*device.as_bytes());
     let found = Spi::connect(|c| {
-        let rows =
-            c.select(Kept("SELECT last_number, last_random FROM sync.device WHERE device = $1"), Some(1), &[device.into()])?;
-        if rows.is_empty() {
-            Ok((None, None))
-        } else {
-            rows.first().get_two::<i64, pgrx::Uuid>()
-        }
+        let Some(row) = c.select(Kept(SQL), Some(1), &[device.into()])?.next() else { return Ok(Known::default()) };
+        let last = row.get::<i64>(1)?.zip(row.get::<pgrx::Uuid>(2)?);
+        let told = if row.get(4)?.unwrap_or(false) { NoticeKind::Wipe } else { NoticeKind::Revoked };
+        Ok::<_, pgrx::spi::Error>(Known {
+            last_batch: last.map(|(number, random)| BatchId { number, random: BatchRandom::new(*random.as_bytes()) }),
+            revoked: row.get(3)?.unwrap_or(false).then_some(told),
+        })
     });
-    match spi("reading sync.device", found) {
-        (Some(number), Some(random)) => Some(BatchId { number, random: BatchRandom::new(*random.as_bytes()) }),
-        _ => None,
-    }
+    spi("reading sync.device", found)
 }

@@ -279,6 +279,21 @@ fn keys_are_rotated() {
 }
 
 #[test]
+fn keys_and_services_travel_in_a_dump() {
+    let signer = Signer::new("ES256");
+    let (db, _) = with_key(&signer.pem(), "ES256", Some("k"));
+    db.run("SELECT sync.accept_dids('did:web:sync.example', 'com.example.sync')");
+    let token = signer.token(&of_ann(json!({})), json!({ "kid": "k" }));
+    let restored = Cluster::shared().empty_database();
+    restored.load(&db.dump(&[]));
+    let mut client = restored.connect();
+    assert_eq!(user_of(&mut client, &token).as_deref(), Ok("ann"));
+    assert_eq!(server_value(&mut client, "SELECT count(*) FROM sync.did_service"), "1");
+    // Another key can be added there.
+    add_key(&restored, &signer.pem(), "ES256", Some("other"));
+}
+
+#[test]
 fn keys_that_prove_nothing_are_refused() {
     let db = Cluster::shared().database();
     let mut client = db.connect();

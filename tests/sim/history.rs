@@ -62,13 +62,17 @@ impl History {
 
     /// A verdict that was told stays, unless the server lost it.
     pub fn look(&mut self, device: &Device) {
+        self.look_back(device, self.losses);
+    }
+
+    /// The same, where the device has just heard what the server said when it had lost something so many times.
+    pub fn look_back(&mut self, device: &Device, losses: usize) {
         if device.rows("SELECT 1 FROM sqlite_schema WHERE name = 'sync_batch'").is_empty() {
             return;
         }
         let told = "SELECT hex(random), verdict FROM sync_batch WHERE verdict IN ('accepted', 'merged', 'rejected') AND state IN (1, 2, 3)";
         for row in device.rows(told) {
             let known = self.told.entry(row[0].clone()).or_default();
-            let losses = self.losses;
             let since = *known.entry(row[1].clone()).or_insert(losses);
             let other = known.iter().find(|(verdict, at)| **verdict != row[1] && **at == since);
             assert!(other.is_none(), "batch {} was {other:?}, now it is {}", row[0], row[1]);

@@ -28,7 +28,8 @@ pub struct Peer {
     /// Pages are this small, so that a few rows make many.
     page_bytes: u32,
     pushes: Vec<Vec<u8>>,
-    replies: Vec<Vec<u8>>,
+    /// With how often the server had lost something before it answered so.
+    replies: Vec<(usize, Vec<u8>)>,
     pages: Vec<Vec<u8>>,
     /// When its batches say that they were made, by their random bytes.
     edited: HashMap<[u8; 16], i64>,
@@ -108,9 +109,9 @@ impl Peer {
             self.stop(link.rng, |device| drop(device.connection().query_row("SELECT pending_ops()", [], |_| Ok(()))));
         }
         let Some(batches) = self.sealed() else { return false };
-        keep(&mut self.pushes, &batches);
+        keep(&mut self.pushes, batches.clone());
         let Some(reply) = self.ask(link, server_push, &batches) else { return link.lossy };
-        keep(&mut self.replies, &reply);
+        keep(&mut self.replies, (link.server.losses, reply.clone()));
         self.receive(link, &reply, |_, _, _| ());
         true
     }
@@ -121,7 +122,7 @@ impl Peer {
         request.page_bytes = self.page_bytes;
         let request = encode(&request).expect("a request can be written");
         let Some(reply) = self.ask(link, server_pull, &request) else { return false };
-        keep(&mut self.pages, &reply);
+        keep(&mut self.pages, reply.clone());
         if let (false, Ok(Notice { kind: NoticeKind::Resync | NoticeKind::Restored, message, .. })) =
             (link.resync, decode(&reply))
         {
@@ -204,11 +205,11 @@ impl Peer {
         }
     }
 
-    /// Receives an old push reply again.
-    pub fn repeat_reply(&mut self, rng: &mut Rng) {
-        if let Some(reply) = rng.choice(&self.replies) {
-            self.device.apply(reply).expect("a repeated push reply is applied");
-        }
+    /// Receives an old push reply again, or late. Returns how often the server had lost something when it answered so.
+    pub fn repeat_reply(&mut self, rng: &mut Rng) -> Option<usize> {
+        let (losses, reply) = rng.choice(&self.replies)?;
+        self.device.apply(reply).expect("a repeated push reply is applied");
+        Some(*losses)
     }
 
     /// Receives an old page or notice late, or again.
@@ -265,11 +266,11 @@ pub fn stopped(device: &Device, rng: &mut Rng, work: impl FnOnce(&Device)) {
     device.connection().progress_handler(0, None::<fn() -> bool>).expect("no handler");
 }
 
-fn keep(messages: &mut Vec<Vec<u8>>, message: &[u8]) {
+fn keep<T>(messages: &mut Vec<T>, message: T) {
     if messages.len() == KEPT {
         messages.remove(0);
     }
-    messages.push(message.to_vec());
+    messages.push(message);
 }
 
 /// Everything in the file.

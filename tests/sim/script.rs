@@ -198,7 +198,11 @@ impl<'a> Script<'a> {
         match step.action {
             Action::Restart => at.device.restart(),
             Action::OldPush => at.repeat_push(&mut link),
-            Action::OldReply => at.repeat_reply(link.rng),
+            Action::OldReply => {
+                if let Some(losses) = at.repeat_reply(link.rng) {
+                    history.look_back(&at.device, losses);
+                }
+            }
             Action::LatePage => at.late_page(link.rng),
             Action::SyncBadly | Action::Sync => at.sync(&mut link),
             Action::PushOnly => drop(at.push_once(&mut link)),

@@ -25,13 +25,15 @@ pub struct Server<'a> {
     /// Transactions that were left open, to commit late.
     pub slow: Vec<Client>,
     saved: bool,
+    /// How often it may have lost something.
+    pub losses: usize,
     wal_writer: Option<Frozen>,
 }
 
 impl<'a> Server<'a> {
     pub fn new(cluster: &'a Cluster) -> Self {
         let db = cluster.database_at_checkpoint();
-        Server { cluster, db, client: None, slow: Vec::new(), saved: false, wal_writer: Some(Frozen::of(cluster)) }
+        Server { cluster, db, client: None, slow: Vec::new(), saved: false, losses: 0, wal_writer: Some(Frozen::of(cluster)) }
     }
 
     /// The connection that most things happen on. It gives up on a lock soon: the script is one thread, nobody else would
@@ -83,6 +85,7 @@ impl<'a> Server<'a> {
             frozen.end();
         }
         self.cluster.crash();
+        self.losses += 1;
         self.launch();
     }
 
@@ -110,6 +113,7 @@ impl<'a> Server<'a> {
         if self.saved {
             self.stop();
             self.cluster.put_back(COPY);
+            self.losses += 1;
             self.launch();
         }
         self.saved

@@ -32,6 +32,24 @@ impl Weighed<'_> {
     }
 }
 
+/// One value made of both sides' changes.
+struct Joined {
+    result: Value,
+    reason: &'static str,
+    /// A part of one side is not in it.
+    gives_way: bool,
+}
+
+impl Joined {
+    fn whole(result: Value, reason: &'static str) -> Self {
+        Joined { result, reason, gives_way: false }
+    }
+
+    fn in_part(text: String, reason: &'static str) -> Self {
+        Joined { result: Value::Text(text), reason, gives_way: true }
+    }
+}
+
 /// Columns to be set.
 pub type Set = Vec<(usize, Parameter)>;
 
@@ -102,8 +120,8 @@ impl Row<'_> {
                 subject: name,
                 ..refusal
             })?;
-            if let Some((result, reason)) = joined {
-                return self.take_joined(policy, &weighed, author, result, reason);
+            if let Some(joined) = joined {
+                return self.take_joined(policy, &weighed, author, joined);
             }
         }
         if author == Author::Device {
@@ -124,12 +142,7 @@ impl Row<'_> {
     }
 
     /// One value of both sides' changes, and why; None where there is no such value.
-    fn join(
-        &mut self,
-        policy: ColumnPolicy,
-        weighed: &Weighed<'_>,
-        author: Author,
-    ) -> Result<Option<(Value, &'static str)>, Refusal> {
+    fn join(&mut self, policy: ColumnPolicy, weighed: &Weighed<'_>, author: Author) -> Result<Option<Joined>, Refusal> {
         let column = weighed.wish.column;
         let base = self.target.read(self.statements, column, weighed.wish.base)?;
         let theirs = self.target.read(self.statements, column, &weighed.theirs)?;
@@ -137,17 +150,18 @@ impl Row<'_> {
         set_column(Some(&self.target.table.columns[column].name));
         let joined = match policy {
             ColumnPolicy::Counter => counter::add(self.statements, renderer, base, theirs, weighed.mine)?
-                .map(|sum| (sum, "the device's difference was added to the server's value")),
+                .map(|sum| Joined::whole(sum, "the device's difference was added to the server's value")),
             ColumnPolicy::Max | ColumnPolicy::Min => {
                 let collation = self.target.policies.collation(self.target.table.columns[column].position as i16);
                 let reason = if policy == ColumnPolicy::Max { "the greater value stays" } else { "the smaller value stays" };
-                counter::extreme(self.statements, renderer, policy, collation, theirs, weighed.mine)?.map(|value| (value, reason))
+                counter::extreme(self.statements, renderer, policy, collation, theirs, weighed.mine)?
+                    .map(|value| Joined::whole(value, reason))
             }
             ColumnPolicy::Set => {
                 let base = self.statements.render(renderer, base)?;
                 let mine = self.statements.render(renderer, weighed.mine)?;
                 set::merge(self.owner, &base, &weighed.theirs, &mine)
-                    .map(|merged| (merged, "what either side added or removed was added or removed"))
+                    .map(|merged| Joined::whole(merged, "what either side added or removed was added or removed"))
             }
             _ => {
                 let base = self.statements.render(renderer, base)?;
@@ -157,35 +171,36 @@ impl Row<'_> {
                     return Ok(None);
                 };
                 let later = conflict::later(author, self.edited);
-                let (text, reason) = match text::merge(base, theirs, mine, later, self.texts) {
-                    Some(merged) if merged.overlaps => {
-                        (merged.text, "the text was merged, and where both changed the same words the later edit stays")
-                    }
-                    Some(merged) => (merged.text, "both sides' changes of the text were merged"),
+                Some(match text::merge(base, theirs, mine, later, self.texts) {
+                    Some(merged) if merged.overlaps => Joined::in_part(
+                        merged.text,
+                        "the text was merged, and where both changed the same words the later edit stays",
+                    ),
+                    Some(merged) => Joined::whole(Value::Text(merged.text), "both sides' changes of the text were merged"),
                     None => {
                         let text = if later { mine } else { theirs };
-                        (text.clone(), "the texts are too long or too unlike to be merged, the later edit stays")
+                        Joined::in_part(text.clone(), "the texts are too long or too unlike to be merged, the later edit stays")
                     }
-                };
-                Some((Value::Text(text), reason))
+                })
             }
         };
         set_column(None);
         Ok(joined)
     }
 
-    /// Recorded, unless nobody but this device has changed the column and its value stays.
+    /// Recorded, unless nobody but this device has changed the column and its value stays. What its earlier batch was merged with is
+    /// other people's and unknown to it: where it gives way, that is recorded too.
     fn take_joined(
         &mut self,
         policy: ColumnPolicy,
         weighed: &Weighed<'_>,
         author: Author,
-        result: Value,
-        reason: &str,
+        joined: Joined,
     ) -> Result<Option<(usize, Parameter)>, Refusal> {
         let column = weighed.wish.column;
+        let Joined { result, reason, gives_way } = joined;
         let mine = self.statements.render(&mut self.target.renderers[column], weighed.mine)?;
-        if author == Author::Device && result == mine {
+        if author == Author::Device && result == mine && !gives_way {
             return Ok(Some(weighed.set()));
         }
         let name = quote(&self.target.table.columns[column].name);

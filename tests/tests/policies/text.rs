@@ -127,6 +127,30 @@ fn batches_of_one_device_are_merged_one_after_the_other() {
     assert_eq!(server_value(&mut server, "SELECT body FROM note"), "b\ntheirs");
 }
 
+/// What the first batch was merged with is other people's: the device that sends the second has not seen it.
+#[test]
+fn what_an_earlier_batch_was_merged_with_does_not_give_way_in_silence() {
+    let (db, mut server) = texts();
+    db.run("INSERT INTO note VALUES (1, E'one two\nthree'); UPDATE note SET body = E'one theirs two\nthree'");
+    let body = |old: &str, new: &str| vec![update("note", 1, &[("body", text(old), text(new))])];
+    let mut phone = Phone::new("ann");
+    phone.clock = Some(0);
+    let first = body("one two\nthree", "one two\nthree mine");
+    let second = body("one two\nthree mine", "one again two\nthree mine");
+    let results = phone.send(&mut server, vec![first, second]);
+    assert_eq!(short(&results), ["merged", "merged"]);
+    assert_eq!(server_value(&mut server, "SELECT body FROM note"), "one again two\nthree mine");
+    let conflict = &results[1].conflicts[0];
+    assert_eq!([&conflict.theirs, &conflict.result], [&text("one theirs two\nthree mine"), &text("one again two\nthree mine")]);
+    assert!(results[1].message.contains("an earlier batch of the device"), "{}", results[1].message);
+    let third = body("one again two\nthree mine", "one again two\nthree mine!");
+    assert_eq!(
+        short(&phone.send(&mut server, vec![third])),
+        ["accepted"],
+        "what the device made alone is no conflict with itself"
+    );
+}
+
 /// Random edits, each of whose words is one of its own: whatever does not overlap is there afterwards, and nothing is there that
 /// nobody wrote.
 #[test]

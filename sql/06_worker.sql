@@ -43,6 +43,25 @@ CREATE FUNCTION sync.is_due() RETURNS boolean
 $$;
 COMMENT ON FUNCTION sync.is_due() IS 'Whether a visit is to be made: not right after one that failed.';
 
+-- A mark of the run before says where this one began. Only where the last mark is of the run right before: `started_before` is when the
+-- file was written that each start writes, shortly before it counts as started.
+CREATE FUNCTION sync.begin_run(began pg_lsn, started_before bigint) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    last sync.mark;
+    longest CONSTANT bigint := 60 * 1000000;
+BEGIN
+    SELECT * INTO last FROM sync.mark m ORDER BY m.id DESC LIMIT 1;
+    IF last.run < (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint AND last.lsn <= began
+        AND started_before BETWEEN last.run - longest AND last.run THEN
+        INSERT INTO sync.mark (random, at, run, lsn) VALUES (gen_random_uuid(), now(), last.run, began) ON CONFLICT DO NOTHING;
+    END IF;
+    INSERT INTO sync.mark (random, at) VALUES (gen_random_uuid(), now()) ON CONFLICT DO NOTHING;
+END
+$$;
+COMMENT ON FUNCTION sync.begin_run(pg_lsn, bigint) IS
+    'Leaves a mark right after a start of the server, and one of the run before at the place in the log where it ended. Called by the background worker.';
+
 CREATE FUNCTION sync.attend() RETURNS boolean
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE

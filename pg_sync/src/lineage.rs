@@ -7,6 +7,8 @@
 //!   their run and their position: a history that has a mark of the same run from behind the cursor contains the cursor;
 //! - the last mark that it has seen.
 //!
+//! Where the server loads the library as it starts, a mark is left right then, of where the run before ended (`worker::starter`).
+//!
 //! Where none of this tells, the history counts as another one, and sums are compared: once, for a device that was served last after the
 //! last mark of a run, and comes back when the log of that time is gone.
 
@@ -14,6 +16,7 @@ use crate::error::spi;
 use crate::query::Kept;
 use crate::snapshot;
 use crate::wal;
+use crate::worker;
 use pgrx::prelude::*;
 use serde::{Deserialize, Serialize};
 use sync_shared::message::BatchRandom;
@@ -56,15 +59,19 @@ struct Mark {
 }
 
 impl Lineage {
-    /// The running server's, for the active snapshot.
-    pub fn current() -> Self {
+    /// The running server's, for the active snapshot. None where it has just been started and its first mark is about to be left:
+    /// what is seen before it may have nothing to show for itself after a crash.
+    pub fn current() -> Option<Self> {
         let (timeline, lsn) = wal::position();
         let mark = last_mark();
         let server = wal::started();
+        if !wal::is_standby() && mark.as_ref().is_none_or(|m| m.run != server) && is_mark_awaited() {
+            return None;
+        }
         let run = if wal::is_standby() { mark.as_ref().map_or(0, |m| m.run) } else { server };
         let (system, database) = snapshot::system_and_database();
         let mark = mark.map(|m| m.named);
-        Lineage { system, timeline, lsn, mark, database, server, run, tail: wal::tail(timeline, lsn).unwrap_or(0) }
+        Some(Lineage { system, timeline, lsn, mark, database, server, run, tail: wal::tail(timeline, lsn).unwrap_or(0) })
     }
 
     /// How a cursor with lineage `theirs` relates to `self`, the running server's.
@@ -145,6 +152,15 @@ fn mark(id: i64) -> Option<BatchRandom> {
         }
     });
     spi("reading sync.mark", found).map(|random| BatchRandom::new(*random.as_bytes()))
+}
+
+/// Whether a mark is left here as the server starts, and it was started or has recovered a moment ago.
+fn is_mark_awaited() -> bool {
+    let sql = "SELECT current_database()::text, clock_timestamp() - greatest(pg_postmaster_start_time(), c.checkpoint_time) < '1 minute'
+        FROM pg_control_checkpoint() c";
+    let found = Spi::connect(|c| c.select(Kept(sql), Some(1), &[])?.first().get_two::<String, bool>());
+    let (database, fresh) = spi("reading the last checkpoint", found);
+    fresh == Some(true) && database.is_some_and(|database| worker::greets(&database))
 }
 
 /// Whether there is a mark of the cursor's run from behind it, and whether the last one is from behind it at all.

@@ -25,6 +25,9 @@ const TAIL: (u64, u64) = (4096, 128);
 const ZEROS: usize = 64;
 /// access/xlog_internal.h: where a page's header has the page's own position.
 const PAGE_ADDRESS: usize = 8;
+/// access/xlogrecord.h: where a record's header has what the record is.
+const RECORD_INFO: usize = 16;
+const RECORD_RMID: usize = 17;
 const PAGE: u64 = pg_sys::XLOG_BLCKSZ as u64;
 
 /// Whether this is a standby, or a server that is still recovering.
@@ -96,19 +99,38 @@ pub fn tail(timeline: u32, lsn: u64) -> Option<u64> {
     if lsn - from < TAIL.1 {
         return None;
     }
-    let per_id = (1 << 32) / segment_size;
-    let name = format!("pg_wal/{timeline:08X}{:08X}{:08X}", segment / per_id, segment % per_id);
     let page = (lsn - 1) / PAGE * PAGE;
     let first = from.min(page);
     let mut bytes = vec![0; usize::try_from(lsn - first).ok()?];
-    // The working directory of a backend is its data folder.
-    File::open(name).ok()?.read_exact_at(&mut bytes, first - begin).ok()?;
+    File::open(segment_name(timeline, segment, segment_size)).ok()?.read_exact_at(&mut bytes, first - begin).ok()?;
     // A recycled segment still has its old content, with its old positions.
     let header = usize::try_from(page - first).ok()? + PAGE_ADDRESS;
     let address = bytes.get(header..header + 8)?;
     let said = &bytes[usize::try_from(from - first).ok()?..];
     let speaks = said[said.len() - ZEROS..].iter().any(|&byte| byte != 0);
     (address == page.to_ne_bytes() && speaks).then(|| fingerprint(said))
+}
+
+/// Whether the record at a position of this timeline is a checkpoint that nothing was logged beside: the end of a run, or of recovery.
+pub fn is_shutdown_checkpoint(lsn: u64) -> bool {
+    // SAFETY: set when the server starts, and never again; a plain read of shared state.
+    let (segment_size, timeline) = unsafe { (pg_sys::wal_segment_size as u64, pg_sys::GetWALInsertionTimeLine()) };
+    let mut header = [0; RECORD_RMID + 1];
+    // One that goes on on the next page is not put together here.
+    if PAGE - lsn % PAGE < header.len() as u64 {
+        return false;
+    }
+    let read = File::open(segment_name(timeline, lsn / segment_size, segment_size));
+    let read = read.and_then(|file| file.read_exact_at(&mut header, lsn % segment_size));
+    read.is_ok()
+        && u32::from(header[RECORD_RMID]) == pg_sys::RmgrIds::RM_XLOG_ID
+        && u32::from(header[RECORD_INFO]) & !pg_sys::XLR_INFO_MASK == pg_sys::XLOG_CHECKPOINT_SHUTDOWN
+}
+
+/// The file of a segment. The working directory of a backend is its data folder.
+fn segment_name(timeline: u32, segment: u64, segment_size: u64) -> String {
+    let per_id = (1 << 32) / segment_size;
+    format!("pg_wal/{timeline:08X}{:08X}{:08X}", segment / per_id, segment % per_id)
 }
 
 /// FNV-1a, and never 0.

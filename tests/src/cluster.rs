@@ -172,17 +172,8 @@ impl Cluster {
     /// Kills the postmaster and all its children with SIGKILL, and waits until nothing of them is left.
     pub fn kill(&self) {
         let mut server = self.server.lock().expect("no test panics while it kills a server").take().expect("the server runs");
-        // One that has ended by itself is as good.
-        let signal =
-            |name: &str, pid: u32| drop(Command::new("kill").args([name, &pid.to_string()]).stderr(Stdio::null()).status());
-        // So that it makes no more of them meanwhile; one that it is just making comes before it stops.
-        signal("-STOP", server.id());
-        while stat(server.id()).is_some_and(|stat| !["T", "Z"].contains(&stat[0].as_str())) {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        let mut pids = children(server.id());
-        pids.push(server.id());
-        pids.iter().for_each(|pid| signal("-KILL", *pid));
+        let pids = stop_making_children(server.id());
+        pids.iter().for_each(|pid| send("-KILL", *pid));
         server.wait().expect("the server ends");
         let deadline = Instant::now() + Duration::from_secs(30);
         while pids.iter().any(|pid| is_alive(*pid)) {
@@ -219,6 +210,15 @@ impl Cluster {
     /// Copies the data folder of a stopped server aside, as a disk snapshot would.
     pub fn save(&self, name: &str) {
         self.copy_data("data", name);
+    }
+
+    /// Copies the data folder of a running server aside at one moment, as a snapshot of its disk would.
+    pub fn snapshot(&self, name: &str) {
+        let server = self.server.lock().expect("no test panics while it stops a server");
+        let pids = stop_making_children(server.as_ref().expect("the server runs").id());
+        pids.iter().for_each(|pid| stop(*pid));
+        self.copy_data("data", name);
+        pids.iter().for_each(|pid| send("-CONT", *pid));
     }
 
     /// Puts a saved data folder back into a stopped server's place.
@@ -332,6 +332,27 @@ pub fn describe(error: &postgres::Error) -> String {
         }
         None => error.to_string(),
     }
+}
+
+/// Sends a signal. A process that has ended by itself is as good.
+fn send(signal: &str, pid: u32) {
+    drop(Command::new("kill").args([signal, &pid.to_string()]).stderr(Stdio::null()).status());
+}
+
+/// Stops a process where it is, and waits until it stands.
+fn stop(pid: u32) {
+    send("-STOP", pid);
+    while stat(pid).is_some_and(|stat| !["T", "Z"].contains(&stat[0].as_str())) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Stops a server's first process, so that it makes no more of them; one that it is just making comes before it stops. All of them, it last.
+fn stop_making_children(postmaster: u32) -> Vec<u32> {
+    stop(postmaster);
+    let mut pids = children(postmaster);
+    pids.push(postmaster);
+    pids
 }
 
 /// The processes that one has started and that still run.

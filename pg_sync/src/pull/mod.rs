@@ -92,7 +92,9 @@ fn answer(request: &PullRequest, user: String) -> Answer {
     if was_rewritten(generation) {
         return Answer::Notice(NoticeKind::Retry, "a synced table is being rewritten: ask again".into());
     }
-    let lineage = Lineage::current();
+    let Some(lineage) = Lineage::current() else {
+        return Answer::Notice(NoticeKind::Retry, "the server has just been started, and leaves a mark first: ask again".into());
+    };
     let now = Snapshot::active();
     let (base, running, pass) = match standing(request, &lineage, &now) {
         Ok(found) => found,

@@ -49,14 +49,13 @@ fn round(only: Option<Oid>) -> bool {
         // Dropped.
         return false;
     }
-    databases.into_iter().all(|(database, _)| visit(database))
+    databases.into_iter().all(|(database, _)| visit(database, "sync_visitor"))
 }
 
-/// Sends a visitor and waits for his end. False if this process is to end meanwhile.
-fn visit(database: Oid) -> bool {
+/// Sends a visitor, who begins with that function, and waits for his end. False if this process is to end meanwhile.
+pub fn visit(database: Oid, function: &str) -> bool {
     let mut memory = PgMemoryContexts::new("pg_sync visit");
-    let worker =
-        builder("pg_sync visitor", "sync_visitor").set_argument(database.into_datum()).set_notify_pid(process::own_pid());
+    let worker = builder("pg_sync visitor", function).set_argument(database.into_datum()).set_notify_pid(process::own_pid());
     let Some(visitor) = process::start(worker, &mut memory) else {
         log!("pg_sync: no process is left for maintaining a database: raise max_worker_processes");
         return true;

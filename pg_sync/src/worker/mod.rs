@@ -3,13 +3,15 @@
 //! # Layout
 //! - [`launcher`]: watches the clock; connected to no database, so that it is in nobody's way
 //! - [`visitor`]: a short process for each visit to a database, which ends with it
-//! - [`process`]: what both need of the server's own functions
+//! - [`starter`]: leaves a mark in each database as soon as the server has started
+//! - [`process`]: what they need of the server's own functions
 //!
 //! Nothing that an ordinary user can write is executed: a visitor calls functions that belong to the extension, with the rights of the
 //! extension's owner. What a caller of `sync.start_worker` can choose is only that his own database is visited.
 
 mod launcher;
 mod process;
+mod starter;
 mod visitor;
 
 use crate::error::{raise, spi};
@@ -18,6 +20,7 @@ use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 use std::ffi::CString;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Whether the worker works.
@@ -26,6 +29,9 @@ static WORKER: GucSetting<bool> = GucSetting::<bool>::new(true);
 static INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(60);
 /// Databases that are visited, separated by commas; empty: all.
 static DATABASES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+
+/// Whether the server loaded the library as it started. Set before there are other processes.
+static STARTS: AtomicBool = AtomicBool::new(false);
 
 /// After a crash the launcher is started again this much later.
 const RESTART: Duration = Duration::from_secs(5);
@@ -59,8 +65,16 @@ pub fn init() {
         GucFlags::empty(),
     );
     if process::is_preloading() {
+        STARTS.store(true, Ordering::Relaxed);
+        starter::look_back();
+        builder("pg_sync starter", "sync_starter").load();
         builder("pg_sync launcher", "sync_launcher").set_restart_time(Some(RESTART)).load();
     }
+}
+
+/// Whether a mark is left in a database right after a start.
+pub fn greets(database: &str) -> bool {
+    STARTS.load(Ordering::Relaxed) && WORKER.get() && is_listed(database)
 }
 
 /// A worker that begins once the server is not, or no longer, a standby.

@@ -1,7 +1,7 @@
 //! What a background process needs of the server's own functions.
 #![allow(unsafe_code)]
 
-use super::{launcher, visitor};
+use super::{launcher, starter, visitor};
 use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, DynamicBackgroundWorker, SignalWakeFlags};
 use pgrx::pg_sys::{self, Oid};
 use pgrx::prelude::*;
@@ -30,10 +30,33 @@ pub extern "C-unwind" fn sync_launcher(only: pg_sys::Datum) {
     unsafe { pg_sys::proc_exit(i32::from(goes_on)) }
 }
 
+/// Entry point of the starter.
+#[pg_guard]
+#[no_mangle]
+pub extern "C-unwind" fn sync_starter(_nothing: pg_sys::Datum) {
+    BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP | SignalWakeFlags::SIGTERM);
+    BackgroundWorker::connect_worker_to_spi(None, None);
+    starter::run();
+}
+
 /// Entry point of a visitor.
 #[pg_guard]
 #[no_mangle]
 pub extern "C-unwind" fn sync_visitor(database: pg_sys::Datum) {
+    enter(database);
+    visitor::run();
+}
+
+/// Entry point of a visitor whom the starter sends.
+#[pg_guard]
+#[no_mangle]
+pub extern "C-unwind" fn sync_greeter(database: pg_sys::Datum) {
+    enter(database);
+    starter::greet();
+}
+
+/// Makes this process one of a database, that ends when it is told to.
+fn enter(database: pg_sys::Datum) {
     // SAFETY: as every backend does it: a query ends at its next check for interrupts, and the process with it.
     unsafe {
         #[cfg(feature = "pg18")]
@@ -43,7 +66,6 @@ pub extern "C-unwind" fn sync_visitor(database: pg_sys::Datum) {
     }
     BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP);
     BackgroundWorker::connect_worker_to_spi_by_oid(oid(database), None);
-    visitor::run();
 }
 
 fn oid(argument: pg_sys::Datum) -> Option<Oid> {

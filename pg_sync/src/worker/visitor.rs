@@ -16,10 +16,15 @@ const OWNER: &str = "SELECT (SELECT e.extowner FROM pg_catalog.pg_extension e
         AND d.classid = 'pg_catalog.pg_proc'::regclass AND d.objid = pg_catalog.to_regprocedure('sync.attend()')
     WHERE e.extname = 'pg_sync')";
 
+/// Within a transaction: the settings, and who owns the extension; None where there is none.
+pub fn begin() -> Option<Oid> {
+    one::<String>(SETTINGS);
+    one::<Oid>(OWNER)
+}
+
 /// An ERROR ends the process, which logs it.
 pub fn run() {
-    BackgroundWorker::transaction(|| one::<String>(SETTINGS));
-    let Some(owner) = BackgroundWorker::transaction(|| one::<Oid>(OWNER)) else { return };
+    let Some(owner) = BackgroundWorker::transaction(begin) else { return };
     if step(owner, "SELECT sync.is_due()") != Some(true) {
         return;
     }

@@ -10,6 +10,7 @@ mod evidence;
 mod kill;
 mod losses;
 mod standby;
+mod started;
 mod wander;
 mod writers;
 

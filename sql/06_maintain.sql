@@ -122,6 +122,16 @@ CREATE FUNCTION sync.doubt(rel regclass) RETURNS void
 $$;
 COMMENT ON FUNCTION sync.doubt(regclass) IS 'Has the next sync.maintain() compare a table''s rows with its sums.';
 
+-- Anybody may say anything, so a table is read for it once a day at most. Waits for nobody.
+CREATE FUNCTION sync.doubt_of_devices(rel regclass) RETURNS void
+    LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    UPDATE sync.verified v SET at = '-infinity' WHERE v.relid = (
+        SELECT f.relid FROM sync.verified f WHERE f.relid = rel AND f.at > '-infinity' AND f.at < now() - interval '1 day'
+        FOR UPDATE SKIP LOCKED);
+$$;
+COMMENT ON FUNCTION sync.doubt_of_devices(regclass) IS
+    'Has the next sync.maintain() compare a table with its sums, unless it was compared within a day; called by push for what a device says.';
+
 CREATE FUNCTION sync.verify_next() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE

@@ -175,7 +175,8 @@ mod tests {
 
     #[test]
     fn a_message_comes_back_and_one_with_bytes_behind_it_does_not() {
-        let message = PushRequest { device: uuid::Uuid::from_bytes([7; 16]), batches: vec![], wants: vec![], held: vec![] };
+        let message =
+            PushRequest { device: uuid::Uuid::from_bytes([7; 16]), batches: vec![], wants: vec![], held: vec![], differ: None };
         let mut bytes = encode(&message).unwrap();
         assert_eq!(decode::<PushRequest>(&bytes).unwrap(), message);
         bytes.push(0);
@@ -195,8 +196,14 @@ mod tests {
             whole: false,
         };
         for batches in [vec![], vec![batch]] {
-            let bytes =
-                encode(&PushRequest { device: uuid::Uuid::from_bytes([7; 16]), batches, wants: vec![], held: vec![] }).unwrap();
+            let bytes = encode(&PushRequest {
+                device: uuid::Uuid::from_bytes([7; 16]),
+                batches,
+                wants: vec![],
+                held: vec![],
+                differ: None,
+            })
+            .unwrap();
             for bit in 0..bytes.len() * 8 {
                 let mut changed = bytes.clone();
                 changed[bit / 8] ^= 1 << (bit % 8);
@@ -210,13 +217,20 @@ mod tests {
         let id = crate::message::BatchId { number: 1, random: crate::message::BatchRandom::new([1; 16]) };
         let user = "é1".repeat(1_500_000);
         let batch = crate::message::Batch { id, edited: 0, user, changes: vec![], note: String::new(), whole: false };
-        let message = PushRequest { device: uuid::Uuid::from_bytes([7; 16]), batches: vec![batch], wants: vec![], held: vec![] };
+        let message = PushRequest {
+            device: uuid::Uuid::from_bytes([7; 16]),
+            batches: vec![batch],
+            wants: vec![],
+            held: vec![],
+            differ: None,
+        };
         assert_eq!(decode::<PushRequest>(&encode(&message).unwrap()).unwrap(), message);
     }
 
     #[test]
     fn a_body_that_claims_to_be_huge_is_refused_before_it_is_unpacked() {
-        let message = PushRequest { device: uuid::Uuid::from_bytes([7; 16]), batches: vec![], wants: vec![], held: vec![] };
+        let message =
+            PushRequest { device: uuid::Uuid::from_bytes([7; 16]), batches: vec![], wants: vec![], held: vec![], differ: None };
         let mut bytes = encode(&message).unwrap();
         bytes[4] = CODEC_ZSTD;
         bytes[5..9].copy_from_slice(&u32::MAX.to_be_bytes());

@@ -41,3 +41,5 @@ pub const CLOCK_SKEW_MICROS: i64 = 5 * 60 * 1_000_000;
 
 /// Leases of an earlier history that one push may name.
 pub const HELD_LEASES: usize = 1_000;
+/// Parts that one push may say differ.
+pub const DIFFER: usize = 100;

@@ -351,6 +351,18 @@ pub struct PushRequest {
     /// Leases of a history that the server has left, as it gave them: it may have forgotten them, and would give the numbers again.
     #[serde(default)]
     pub held: Vec<KeyLease>,
+    /// Where the server's sums seem to be wrong; said once a day at most.
+    #[serde(default)]
+    pub differ: Option<Differ>,
+}
+
+/// Parts of buckets that the server's rows were compared with, and whose sums are still others than the server's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Differ {
+    /// The device's sums, of at most [`crate::limits::DIFFER`] parts.
+    pub parts: Vec<PartSum>,
+    /// As in [`PullRequest`]: without them the server cannot tell whether the buckets are the user's.
+    pub subscriptions: Vec<Subscription>,
 }
 
 /// So many numbers from the sequence of a table's key.

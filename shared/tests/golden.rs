@@ -191,6 +191,10 @@ fn pushes() {
             batches: vec![batch],
             wants: vec![KeyWant { table: hash::tag("public.t"), count: 100 }],
             held: vec![lease(1)],
+            differ: Some(Differ {
+                parts: vec![PartSum { bucket: BucketId([7; 16]), entry: 5, content: ContentSum { sum: -9, count: 2 } }],
+                subscriptions: vec![Subscription { rule: "near".into(), params: vec![("place".into(), "Bern".into())] }],
+            }),
         },
     );
     let conflict = Conflict {

@@ -10,6 +10,7 @@ use crate::keys;
 use crate::lost;
 use crate::meta;
 use crate::store::{pack_change, unpack_change};
+use crate::sums;
 use crate::table::{Key, TableInfo};
 use serde_bytes::ByteArray;
 use sync_shared::hash::BatchName;
@@ -162,8 +163,8 @@ pub fn next_push(db: Db<'_>) -> Result<Option<Vec<u8>>> {
     }
     let found = next_batches(db, &user)?;
     let registers = found.is_empty() && registers(db)?;
-    let (wants, held) = (keys::wants(db)?, keys::held(db)?);
-    if found.is_empty() && wants.is_empty() && held.is_empty() && !registers {
+    let (wants, held, differ) = (keys::wants(db)?, keys::held(db)?, sums::differ(db)?);
+    if found.is_empty() && wants.is_empty() && held.is_empty() && differ.is_none() && !registers {
         return Ok(None);
     }
     if !wants.is_empty() {
@@ -190,7 +191,7 @@ pub fn next_push(db: Db<'_>) -> Result<Option<Vec<u8>>> {
             whole: next.whole,
         });
     }
-    Ok(Some(envelope::encode(&PushRequest { device: meta::device(db)?, batches, wants, held })?))
+    Ok(Some(envelope::encode(&PushRequest { device: meta::device(db)?, batches, wants, held, differ })?))
 }
 
 /// A batch that is to be sent.

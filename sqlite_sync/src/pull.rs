@@ -75,7 +75,8 @@ fn held(db: Db<'_>) -> Result<Vec<BucketId>> {
     db.all(sql, &[], |r| Ok(BucketId(r.blob(0).try_into().unwrap_or_default())))
 }
 
-fn subscriptions(db: Db<'_>) -> Result<Vec<Subscription>> {
+/// What the application wants of rules with parameters.
+pub fn subscriptions(db: Db<'_>) -> Result<Vec<Subscription>> {
     db.all("SELECT rule, params FROM main.sync_subscription ORDER BY rule, params", &[], |r| {
         let params: std::collections::BTreeMap<String, String> = serde_json::from_str(&r.text(1)).unwrap_or_default();
         Ok(Subscription { rule: r.text(0), params: params.into_iter().collect() })

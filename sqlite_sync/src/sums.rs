@@ -4,6 +4,8 @@ use crate::error::Result;
 use crate::host::Db;
 use crate::lost::{Keeper, Why};
 use crate::meta;
+use crate::publish::MISSES;
+use crate::pull::subscriptions;
 use crate::seal;
 use crate::staged::Parts;
 use crate::store::{while_applying, Store};
@@ -12,7 +14,7 @@ use serde_json::json;
 use std::collections::{HashMap, HashSet};
 use sync_shared::hash::{self, BucketId, ContentSum, RowHash};
 use sync_shared::limits;
-use sync_shared::message::{EntryId, PartRanges, PartSum};
+use sync_shared::message::{Differ, EntryId, PartRanges, PartSum};
 use sync_shared::ranges::RangeSums;
 use sync_shared::{Value, ValueRef};
 
@@ -173,6 +175,21 @@ pub fn for_server(store: &mut Store<'_>, staged: &Parts) -> Result<Vec<PartSum>>
     let own = own.into_iter().map(|(id, part)| PartSum { content: sums.get(&id).copied().unwrap_or_default(), ..part });
     let named = staged.keys().map(|(bucket, entry)| PartSum { bucket: *bucket, entry: *entry, content: ContentSum::default() });
     Ok(own.chain(named).collect())
+}
+
+/// After this long the server is told again of parts that differ, in microseconds.
+const TELL_AGAIN: i64 = 24 * 3600 * 1_000_000;
+
+/// For the server: parts of buckets that have been fetched again, and still differ from its sums. None where it was told lately.
+pub fn differ(db: Db<'_>) -> Result<Option<Differ>> {
+    if db.number("SELECT EXISTS (SELECT 1 FROM main.sync_bucket WHERE misses >= ?1)", &[ValueRef::Integer(MISSES)])? == 0
+        || (0..TELL_AGAIN).contains(&meta::now().saturating_sub(meta::number(db, "differ_told_at")?))
+    {
+        return Ok(None);
+    }
+    meta::set_number(db, "differ_told_at", meta::now())?;
+    let found = parts(db, &format!("WHERE b.misses >= {MISSES} ORDER BY p.id LIMIT {}", limits::DIFFER))?;
+    Ok(Some(Differ { parts: found.into_iter().map(|(_, part)| part).collect(), subscriptions: subscriptions(db)? }))
 }
 
 /// Reads everything again; buckets that are not what was received are marked, to come again with the next pull.

@@ -9,7 +9,7 @@
 mod changes;
 mod compare;
 mod cursor;
-mod members;
+pub mod members;
 mod page;
 mod source;
 pub mod sums;

@@ -10,6 +10,7 @@
 //! - [`unmade`], [`orphan`]: rows that are not there because their insert, or their parent, is not
 //! - [`witness`]: the row that was in the way; [`content`], [`retry`]: rejected batches as people read them, and again
 //! - [`lease`]: numbers for keys; [`note`]: what triggers may ask about the batch
+//! - [`doubt`]: what a device says of the server's sums
 //! - [`role`]: whose rights and settings each part runs with
 //!
 //! The function itself has the caller's settings, so that triggers and policies see them; everything that is not the end user's
@@ -21,6 +22,7 @@ mod conflict;
 mod constraints;
 mod content;
 mod delete;
+mod doubt;
 mod lease;
 mod merge;
 pub mod note;
@@ -128,6 +130,9 @@ fn answer(request: &PushRequest, user: String, writer: Oid, claims: Option<Strin
         _ => Default::default(),
     };
     let message = if message.is_empty() { refused } else { message };
+    if let Some(differ) = request.differ.as_ref().filter(|_| state == PushState::Taken) {
+        pinned(|| doubt::note(differ, &user));
+    }
     // Verification of small tables begins by itself. Reading which are left costs next to nothing.
     let build = Kept("SELECT sync.build_small() FROM sync.entry WHERE state = 'building' LIMIT 1");
     pinned(|| spi("building sums", Spi::connect_mut(|c| c.update(build, None, &[]).map(|_| ()))));

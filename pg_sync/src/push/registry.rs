@@ -208,7 +208,7 @@ pub fn retried(device: Uuid, result: &BatchResult, changed: Option<String>, by: 
 
 /// The whole batch as it was sent.
 fn content(device: Uuid, batch: &Batch) -> Option<Vec<u8>> {
-    envelope::encode(&PushRequest { device, batches: vec![batch.clone()], wants: Vec::new(), held: vec![] }).ok()
+    envelope::encode(&PushRequest { device, batches: vec![batch.clone()], wants: Vec::new(), held: vec![], differ: None }).ok()
 }
 
 fn answer(result: &BatchResult) -> Option<Vec<u8>> {
@@ -236,6 +236,13 @@ pub fn check(request: &PushRequest) {
         raise(
             PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
             format!("a push may name {} leases, this one names {}", limits::HELD_LEASES, request.held.len()),
+        );
+    }
+    let differ = request.differ.as_ref().map_or(0, |differ| differ.parts.len());
+    if differ > limits::DIFFER {
+        raise(
+            PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            format!("a push may say of {} parts that they differ, this one says it of {differ}", limits::DIFFER),
         );
     }
     let numbers: Vec<i64> = request.batches.iter().map(|b| b.id.number).collect();

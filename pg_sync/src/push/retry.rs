@@ -90,7 +90,7 @@ fn again(id: Uuid, kept: Kept, changed: Option<Json>, caller: Oid, owner: Oid) -
     if let Some(edits) = &changed {
         pinned(|| content::edit(&mut batch, edits));
     }
-    let request = PushRequest { device: id, batches: vec![batch], wants: Vec::new(), held: vec![] };
+    let request = PushRequest { device: id, batches: vec![batch], wants: Vec::new(), held: vec![], differ: None };
     let device = Device { id, user, last: None, revoked: false };
     let mut push = Push {
         writer,

@@ -9,7 +9,7 @@ use sync_shared::message::PartSum;
 use sync_shared::ValueRef;
 
 /// A bucket is no longer fetched again after this many wrong sums in a row.
-const MISSES: i64 = 3;
+pub const MISSES: i64 = 3;
 
 /// Compares the sums. Answers whether a bucket is to be fetched again at once.
 pub fn compare(db: Db<'_>, sums: &[PartSum]) -> Result<bool> {

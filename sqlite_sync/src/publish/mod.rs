@@ -8,7 +8,7 @@
 mod compare;
 mod parts;
 
-pub use compare::compare;
+pub use compare::{compare, MISSES};
 pub use parts::register_bucket;
 
 use crate::answer;

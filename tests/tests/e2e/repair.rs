@@ -1,8 +1,8 @@
 //! Content that changed behind everybody's back is found and mended, and only what differs is exchanged.
 
 use postgres::Client;
-use sync_shared::envelope::decode;
-use sync_shared::message::Delta;
+use sync_shared::envelope::{decode, encode};
+use sync_shared::message::{Delta, Differ, PartSum, PullRequest, PushRequest};
 use sync_tests::compare::{assert_same, assert_verified, server_rows, server_value};
 use sync_tests::device::{server_pull, server_push};
 use sync_tests::{Cluster, Database, Device};
@@ -138,6 +138,89 @@ fn rows_changed_past_the_triggers_are_found_and_mended_from_the_device() {
     assert_verified(&device);
 }
 
+/// The next compare of the table was long ago, as far as the server knows.
+const DAYS_PASS: &str = "UPDATE sync.verified SET at = at - interval '2 days'";
+const IN_DOUBT: &str = "SELECT string_agg(relid::regclass::text, ' ') FROM sync.verified WHERE at = '-infinity'";
+
+#[test]
+fn a_device_tells_the_server_that_its_sums_are_wrong() {
+    let (db, mut server, device) = many(2_000);
+    db.run("CREATE TABLE other (id int PRIMARY KEY); INSERT INTO other VALUES (1)");
+    db.run("SELECT sync.add_table('all', 'other'); SELECT sync.maintain()");
+    device.sync(&mut server);
+    db.run(DAYS_PASS);
+    past_triggers(&db, "UPDATE place SET name = 'past' WHERE size = 3");
+    device.run("SELECT sync_verify('server')");
+    pull(&device, &mut server);
+    assert_same(&device, &mut server, "SELECT * FROM place");
+    assert_eq!(device.value("SELECT value FROM sync_status WHERE name = 'mismatch'"), "1");
+    // It has nothing else to send, and says it once.
+    assert!(device.push(&mut server).is_some());
+    assert_eq!(device.pending_ops(), None);
+    assert_eq!(server_value(&mut server, IN_DOUBT), "place");
+    db.run("SELECT sync.maintain()");
+    assert_eq!(server_value(&mut server, "SELECT mended FROM sync.verified WHERE relid = 'place'::regclass"), "1");
+    device.sync(&mut server);
+    assert_eq!(device.value("SELECT value FROM sync_status WHERE name = 'mismatch'"), "0");
+    assert_verified(&device);
+    assert_eq!(device.pending_ops(), None);
+}
+
+/// A push that says so of the first of the device's parts.
+fn say_that_it_differs(device: &Device, server: &mut Client, change: impl Fn(&mut Vec<PartSum>)) -> Result<(), String> {
+    let request: PullRequest = {
+        device.run("UPDATE sync_meta SET value = 1 WHERE name = 'resync'; INSERT OR IGNORE INTO sync_meta VALUES ('resync', 1)");
+        let request = decode(&device.pull_request()).expect("a request");
+        device.run("UPDATE sync_meta SET value = 0 WHERE name = 'resync'");
+        request
+    };
+    let mut parts = request.sums.expect("sums");
+    change(&mut parts);
+    let differ = Some(Differ { parts, subscriptions: vec![] });
+    let push = PushRequest { device: request.device, batches: vec![], wants: vec![], held: vec![], differ };
+    server_push(server, &device.user, &encode(&push).expect("a request")).map(|_| ())
+}
+
+#[test]
+fn what_devices_say_of_sums_is_believed_only_so_far() {
+    let (db, mut server, device) = many(10);
+    db.run("CREATE TABLE secret (id int PRIMARY KEY, who text); INSERT INTO secret VALUES (1, 'bob')");
+    db.run("SELECT sync.create_bucket('own', members => 'SELECT sync.user_id()'); SELECT sync.add_table('own', 'secret', key => 'who'); SELECT sync.maintain()");
+    let bob = Device::new("bob");
+    [&device, &bob].iter().for_each(|device| device.sync(&mut server));
+    let wrong = |parts: &mut Vec<PartSum>| parts.iter_mut().for_each(|part| part.content.sum ^= 1);
+    let mut doubt = |device: &Device, change: &dyn Fn(&mut Vec<PartSum>)| {
+        say_that_it_differs(device, &mut server, change).expect("the push is taken");
+        let doubt = server_value(&mut server, IN_DOUBT);
+        db.run("UPDATE sync.verified SET at = now() - interval '2 days'");
+        doubt
+    };
+    // Lately compared; then as long ago as must be.
+    assert_eq!(doubt(&bob, &wrong), "∅");
+    assert_eq!(doubt(&bob, &wrong).split(' ').collect::<std::collections::BTreeSet<_>>(), ["place", "secret"].into());
+    // Sums that are the same here, parts that are nobody's, and somebody else's bucket.
+    assert_eq!(doubt(&bob, &|_| ()), "∅");
+    assert_eq!(doubt(&bob, &|parts| parts.iter_mut().for_each(|part| part.entry += 1000)), "∅");
+    let (mut other, mut of_bob) = (db.connect(), Vec::new());
+    let taken = std::cell::RefCell::new(Vec::new());
+    say_that_it_differs(&bob, &mut other, |parts| taken.borrow_mut().clone_from(parts)).expect("the push is taken");
+    of_bob.extend(taken.into_inner());
+    assert_eq!(
+        doubt(&device, &|parts| {
+            parts.clone_from(&of_bob);
+            wrong(parts)
+        }),
+        "place"
+    );
+    // More than anybody has.
+    let many = say_that_it_differs(&bob, &mut other, |parts| *parts = parts.iter().cycle().take(101).copied().collect());
+    assert!(many.expect_err("it is refused").contains("54000"));
+    // Members that cannot be told are no fault of the push.
+    db.run("SELECT sync.create_bucket('broken', members => 'SELECT 1 / (SELECT count(*) FROM secret WHERE id > 1)::int')");
+    db.run("CREATE TABLE t (id int PRIMARY KEY); SELECT sync.add_table('broken', 't', key => 'id')");
+    assert_eq!(doubt(&bob, &wrong), "∅");
+}
+
 #[test]
 fn a_damaged_op_log_and_damaged_bases_are_found_and_mended() {
     let (db, mut server, device) = many(5_000);
@@ -163,12 +246,23 @@ fn a_damaged_op_log_and_damaged_bases_are_found_and_mended() {
 
 #[test]
 fn disabled_triggers_are_noticed() {
-    let (db, mut server, device) = many(100);
+    let (db, mut server, device) = many(20_000);
     db.run("ALTER TABLE place DISABLE TRIGGER ALL; UPDATE place SET name = 'past' WHERE size = 3; ALTER TABLE place ENABLE TRIGGER ALL");
     assert!(pull(&device, &mut server).rows < 10, "the table is not fetched again");
     assert_same(&device, &mut server, "SELECT * FROM place");
     db.run("UPDATE place SET name = 'captured' WHERE size = 4");
-    device.sync(&mut server);
+    assert_eq!(pull(&device, &mut server).rows, 1);
+    assert_same(&device, &mut server, "SELECT * FROM place");
+    assert_verified(&device);
+    // Nobody watched while they were disabled: the table is compared in the next maintenance, and what differs comes.
+    db.run(
+        "BEGIN; ALTER EVENT TRIGGER sync_on_ddl DISABLE; ALTER TABLE place DISABLE TRIGGER USER; UPDATE place SET name = 'past' WHERE size = 5;
+         ALTER EVENT TRIGGER sync_on_ddl ENABLE ALWAYS; COMMIT; ALTER TABLE place ENABLE TRIGGER USER",
+    );
+    assert_eq!(pull(&device, &mut server).rows, 0);
+    db.run("SELECT sync.maintain()");
+    let moved = pull(&device, &mut server);
+    assert!(moved.rows < 300 && moved.round_trips <= 4, "{moved:?}");
     assert_same(&device, &mut server, "SELECT * FROM place");
     assert_verified(&device);
 }

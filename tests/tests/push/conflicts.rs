@@ -133,8 +133,13 @@ fn a_younger_transaction_that_wrote_before_a_batch_is_not_in_its_way() {
     phone.clock = Some(now() + 60 * SECOND);
     let push = |server: &mut Client, phone: &mut Phone, change| {
         let batch = phone.batch(vec![change]);
-        let request =
-            sync_shared::message::PushRequest { device: phone.device, batches: vec![batch], wants: vec![], held: vec![] };
+        let request = sync_shared::message::PushRequest {
+            device: phone.device,
+            batches: vec![batch],
+            wants: vec![],
+            held: vec![],
+            differ: None,
+        };
         let request = sync_shared::envelope::encode(&request).expect("a request");
         server.batch_execute("SELECT set_config('request.jwt.claims', '{\"sub\": \"ann\"}', true)").expect("claims");
         let reply: Vec<u8> = server.query_one("SELECT sync.push($1)", &[&request]).expect("a push").get(0);

@@ -150,7 +150,8 @@ fn what_is_no_push_request_is_an_error_that_changes_nothing() {
     let too_many: Vec<_> = (0..=limits::BATCHES_PER_PUSH).map(|_| phone.batch(vec![])).collect();
     let unordered = vec![phone.batch(vec![]), phone.batch(vec![])].into_iter().rev().collect();
     let encode = |batches| {
-        envelope::encode(&PushRequest { device: phone.device, batches, wants: vec![], held: vec![] }).expect("a request")
+        envelope::encode(&PushRequest { device: phone.device, batches, wants: vec![], held: vec![], differ: None })
+            .expect("a request")
     };
     for (bytes, code) in
         [(b"hello".to_vec(), "22P03"), (vec![], "22P03"), (encode(too_many), "54000"), (encode(unordered), "22P03")]
@@ -167,8 +168,9 @@ fn damaged_bytes_never_harm_the_server() {
     let mut phone = Phone::new("ann");
     phone.accepted(&mut server, new_item(1));
     let batch = phone.batch(vec![new_item(2), update("item", 1, &[("body", text("new"), text("newer"))])]);
-    let good = envelope::encode(&PushRequest { device: phone.device, batches: vec![batch], wants: vec![], held: vec![] })
-        .expect("a request");
+    let good =
+        envelope::encode(&PushRequest { device: phone.device, batches: vec![batch], wants: vec![], held: vec![], differ: None })
+            .expect("a request");
     let mut dice = fastrand::Rng::with_seed(7);
     for _ in 0..2_000 {
         let mut bytes = good.clone();
@@ -186,8 +188,9 @@ fn a_read_only_server_says_later() {
     let (_db, mut server) = items();
     let mut phone = Phone::new("ann");
     let batch = phone.batch(vec![new_item(1)]);
-    let request = envelope::encode(&PushRequest { device: phone.device, batches: vec![batch], wants: vec![], held: vec![] })
-        .expect("a request");
+    let request =
+        envelope::encode(&PushRequest { device: phone.device, batches: vec![batch], wants: vec![], held: vec![], differ: None })
+            .expect("a request");
     server.batch_execute("SET default_transaction_read_only = on").expect("a setting");
     let reply = server_push(&mut server, &phone.user, &request).expect("an answer");
     let reply: sync_shared::message::PushReply = envelope::decode(&reply).expect("a reply");

@@ -143,7 +143,7 @@ fn a_server_that_lost_its_leases_never_gives_the_numbers_again() {
         "DELETE FROM sync.key_lease; DELETE FROM sync.device; SELECT setval('note_id_seq', 1), setval('always_id_seq', 1, false)",
     );
     let mut tell = |phone: &Phone, held: &[KeyLease]| {
-        let request = PushRequest { device: phone.device, batches: vec![], wants: vec![], held: held.to_vec() };
+        let request = PushRequest { device: phone.device, batches: vec![], wants: vec![], held: held.to_vec(), differ: None };
         let request = envelope::encode(&request).expect("a request");
         let reply = server_push(&mut server, &phone.user, &request).expect("sync.push answers");
         let reply: PushReply = envelope::decode(&reply).expect("a reply");

@@ -103,7 +103,8 @@ impl Phone {
     pub fn push_and_want(&self, server: &mut Client, batches: Vec<Batch>, wants: &[(&str, u32)]) -> PushReply {
         let want = |&(table, count): &(&str, u32)| KeyWant { table: tag(&format!("public.{table}")), count };
         let wants = wants.iter().map(want).collect();
-        let request = envelope::encode(&PushRequest { device: self.device, batches, wants, held: vec![] }).expect("a request");
+        let request = envelope::encode(&PushRequest { device: self.device, batches, wants, held: vec![], differ: None })
+            .expect("a request");
         let reply = server_push(server, &self.user, &request).expect("sync.push answers");
         envelope::decode(&reply).expect("a reply")
     }

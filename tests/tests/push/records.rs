@@ -157,8 +157,13 @@ fn a_rejected_batch_is_retried_as_its_user_after_an_edit() {
     ));
     let mut phone = Phone::of(User::with_role("ann", &role));
     let batch = phone.batch(vec![insert("person", 2, &[("age", int(-1))]), insert("person", 3, &[("age", int(-3))])]);
-    let request =
-        sync_shared::message::PushRequest { device: phone.device, batches: vec![batch.clone()], wants: vec![], held: vec![] };
+    let request = sync_shared::message::PushRequest {
+        device: phone.device,
+        batches: vec![batch.clone()],
+        wants: vec![],
+        held: vec![],
+        differ: None,
+    };
     let request = sync_shared::envelope::encode(&request).expect("a request");
     let claims = format!("{{\"sub\": \"ann\", \"role\": \"{role}\", \"tenant\": \"T1\"}}");
     let mut transaction = server.transaction().expect("a transaction");

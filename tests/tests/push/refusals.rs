@@ -281,6 +281,7 @@ fn a_cancelled_push_is_an_error_and_no_verdict() {
         batches: batches.clone(),
         wants: vec![],
         held: vec![],
+        differ: None,
     });
     let error = sync_tests::device::server_push(&mut server, &phone.user, &request.expect("a request")).expect_err("an error");
     thread.join().expect("the thread ends");
@@ -311,7 +312,7 @@ fn a_cancelled_push_can_be_caught_by_its_caller() {
     let mut phone = Phone::new("ann");
     let batches =
         vec![phone.batch(vec![account(3, &[])]), phone.batch(vec![update("account", 2, &[("amount", int(20), int(99))])])];
-    let request = sync_shared::message::PushRequest { device: phone.device, batches, wants: vec![], held: vec![] };
+    let request = sync_shared::message::PushRequest { device: phone.device, batches, wants: vec![], held: vec![], differ: None };
     let request = sync_shared::envelope::encode(&request).expect("a request");
     let claims = r#"SELECT set_config('request.jwt.claims', '{"sub": "ann"}', false)"#;
     server.batch_execute(claims).expect("claims");

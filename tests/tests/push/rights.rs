@@ -185,8 +185,13 @@ fn a_role_that_the_session_may_not_take_is_refused() {
     let (db, _, role) = documents("SELECT, INSERT, UPDATE, DELETE");
     let transport = format!("web_{}_{}", db.name(), std::process::id());
     db.run(&format!("CREATE ROLE {transport} LOGIN IN ROLE sync_transport"));
-    let request =
-        sync_shared::message::PushRequest { device: uuid::Uuid::new_v4(), batches: vec![], wants: vec![], held: vec![] };
+    let request = sync_shared::message::PushRequest {
+        device: uuid::Uuid::new_v4(),
+        batches: vec![],
+        wants: vec![],
+        held: vec![],
+        differ: None,
+    };
     let request = sync_shared::envelope::encode(&request).expect("a request");
     let mut server = db.connect_as(&transport);
     let error = sync_tests::device::server_push(&mut server, &User::with_role("ann", &role), &request).expect_err("an error");

@@ -60,6 +60,12 @@ END
 $$;
 COMMENT ON FUNCTION sync.lock_against_writers(regclass) IS 'SHARE ROW EXCLUSIVE with a lock_timeout that doubles per retry.';
 
+CREATE FUNCTION sync.is_subscribed(rel oid) RETURNS boolean
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT EXISTS (SELECT FROM pg_subscription_rel s WHERE s.srrelid = rel OR s.srrelid IN (SELECT p.relid FROM pg_partition_tree(rel) p))
+$$;
+COMMENT ON FUNCTION sync.is_subscribed(oid) IS 'Whether a subscription feeds a table or one of its partitions.';
+
 -- What a table must be, when it is added and ever after.
 CREATE FUNCTION sync.check_kind(rel regclass) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -94,7 +100,7 @@ BEGIN
         WHERE i.indrelid = rel AND i.indisprimary AND a.atttypid IN ('real'::regtype, 'double precision'::regtype)) THEN
         RAISE EXCEPTION 'its primary key is a floating-point number, which SQLite cannot keep exactly (NaN)'
             USING ERRCODE = 'feature_not_supported', HINT = 'Use numeric, an integer or a uuid as the key.';
-    ELSIF EXISTS (SELECT FROM pg_subscription_rel s WHERE s.srrelid = rel OR s.srrelid IN (SELECT p.relid FROM pg_partition_tree(rel) p)) THEN
+    ELSIF sync.is_subscribed(rel) THEN
         RAISE EXCEPTION 'it is fed by a logical-replication subscription, whose apply worker fires no statement triggers'
             USING ERRCODE = 'feature_not_supported', HINT = 'Sync it on the publishing server.';
     END IF;

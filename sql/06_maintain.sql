@@ -226,6 +226,7 @@ BEGIN
         RETURN;
     END IF;
     PERFORM sync.move_in();
+    PERFORM sync.refuse_subscribed();
     PERFORM sync.expire_records();
     PERFORM sync.prune_history();
     PERFORM sync.expire_devices();

@@ -194,6 +194,33 @@ CREATE FUNCTION sync.remember_labels() RETURNS void
 $$;
 COMMENT ON FUNCTION sync.remember_labels() IS 'Keeps the labels of enums to compare with later.';
 
+CREATE FUNCTION sync.all_changed() RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    rel regclass;
+BEGIN
+    FOR rel IN SELECT t.relid FROM sync.synced_table t JOIN pg_class k ON k.oid = t.relid LOOP
+        PERFORM sync.table_changed(rel, quiet => true);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION sync.all_changed() IS 'Follows what may concern any synced table.';
+
+-- Where a subscription was made behind the event triggers' back.
+CREATE FUNCTION sync.refuse_subscribed() RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    rel regclass;
+BEGIN
+    IF EXISTS (SELECT FROM pg_subscription_rel) THEN
+        FOR rel IN SELECT DISTINCT e.relid FROM sync.entry e WHERE e.state <> 'broken' AND sync.is_subscribed(e.relid) LOOP
+            PERFORM sync.table_changed(rel);
+        END LOOP;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sync.refuse_subscribed() IS 'Ends the syncing of tables that a subscription feeds; called by maintain.';
+
 CREATE FUNCTION sync.on_ddl() RETURNS event_trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -220,6 +247,9 @@ BEGIN
     LOOP
         PERFORM sync.table_changed(rel);
     END LOOP;
+    IF tg_tag LIKE '%SUBSCRIPTION' THEN
+        PERFORM sync.all_changed();
+    END IF;
     FOR type_id IN
         SELECT CASE WHEN c.classid = 'pg_type'::regclass THEN c.objid ELSE k.reltype END
         FROM pg_event_trigger_ddl_commands() c
@@ -233,15 +263,14 @@ $$;
 COMMENT ON FUNCTION sync.on_ddl() IS 'Keeps capture in step with the synced tables.';
 
 CREATE EVENT TRIGGER sync_on_ddl ON ddl_command_end
-    WHEN TAG IN ('ALTER TABLE', 'CREATE TABLE', 'ALTER TYPE', 'CREATE INDEX', 'CREATE TRIGGER', 'ALTER TRIGGER')
+    WHEN TAG IN ('ALTER TABLE', 'CREATE TABLE', 'ALTER TYPE', 'CREATE INDEX', 'CREATE TRIGGER', 'ALTER TRIGGER', 'CREATE SUBSCRIPTION',
+        'ALTER SUBSCRIPTION')
     EXECUTE FUNCTION sync.on_ddl();
 ALTER EVENT TRIGGER sync_on_ddl ENABLE ALWAYS;
 COMMENT ON EVENT TRIGGER sync_on_ddl IS 'Keeps capture in step with the synced tables.';
 
 CREATE FUNCTION sync.on_drop() RETURNS event_trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    rel regclass;
 BEGIN
     -- home() loads the library, which defines the setting as one that only a superuser can change.
     IF sync.home() IS NOT NULL AND current_setting('sync.in_ddl', true) = 'on' THEN
@@ -260,11 +289,10 @@ BEGIN
     -- a capture trigger.
     IF EXISTS (
         SELECT FROM pg_event_trigger_dropped_objects() d
-        WHERE d.object_type IN ('table column', 'type', 'domain', 'function', 'operator', 'aggregate', 'trigger', 'index', 'table constraint')
+        WHERE d.object_type IN ('table column', 'type', 'domain', 'function', 'operator', 'aggregate', 'trigger', 'index', 'table constraint',
+                'subscription')
             OR d.classid = 'pg_class'::regclass AND EXISTS (SELECT FROM sync.captured c WHERE c.relid = d.objid)) THEN
-        FOR rel IN SELECT t.relid FROM sync.synced_table t JOIN pg_class k ON k.oid = t.relid LOOP
-            PERFORM sync.table_changed(rel, quiet => true);
-        END LOOP;
+        PERFORM sync.all_changed();
     END IF;
 END
 $$;

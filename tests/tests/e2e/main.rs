@@ -22,6 +22,7 @@ mod push;
 mod repair;
 mod rights;
 mod statements;
+mod subscribed;
 mod transactions;
 mod triggers;
 mod types;

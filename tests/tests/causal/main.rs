@@ -134,3 +134,13 @@ fn causal_consistency_holds_where_the_later_edit_gets_the_row() {
 fn causal_consistency_holds_where_a_conflict_rejects_the_transaction() {
     check(Policies::Reject);
 }
+
+#[test]
+fn causal_consistency_holds_where_both_are_kept_or_a_function_decides() {
+    check(Policies::Rows);
+}
+
+#[test]
+fn causal_consistency_holds_where_the_greater_or_smaller_value_stays() {
+    check(Policies::Extremes);
+}

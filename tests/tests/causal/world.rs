@@ -50,7 +50,20 @@ pub enum Policies {
     LastWriter,
     /// A conflict rejects the whole transaction.
     Reject,
+    /// In one table the later edit gets the row and the other version is kept in the record, in the other a function decides: whose
+    /// value of the first column in conflict is odd.
+    Rows,
+    /// The greater value stays, of one column the smaller.
+    Extremes,
 }
+
+/// What is answered does not depend on when the values were written.
+const HANDLER: &str = "
+    CREATE FUNCTION odd(conflict jsonb) RETURNS jsonb LANGUAGE sql AS $$
+        SELECT jsonb_build_object('action', CASE WHEN (value ->> 'mine')::bigint % 2 = 1 THEN 'mine' ELSE 'theirs' END, 'reason', 'odd')
+        FROM jsonb_each(conflict -> 'columns') WHERE (value ->> 'conflict')::boolean ORDER BY key LIMIT 1
+    $$;
+";
 
 pub fn install(db: &Database<'_>, policies: Policies) {
     db.run(SQL);
@@ -64,6 +77,13 @@ pub fn install(db: &Database<'_>, policies: Policies) {
         Policies::ClientWins => of_tables("client_wins"),
         Policies::LastWriter => of_tables("last_writer"),
         Policies::Reject => of_tables("reject"),
+        Policies::Rows => format!(
+            r#"{HANDLER} SELECT sync.set_policy('red', 'keep_both', options => '{{"as": "record"}}'),
+                sync.set_policy('blue', 'custom', handler => 'odd(jsonb)')"#
+        ),
+        Policies::Extremes => "SELECT sync.set_policy('red', 'max', 'a'), sync.set_policy('red', 'min', 'b'),
+            sync.set_policy('blue', 'max', 'a'), sync.set_policy('blue', 'max', 'b')"
+            .to_owned(),
     });
 }
 
@@ -93,19 +113,24 @@ pub fn versions(server: &mut Client) -> Vec<Vec<Version>> {
     versions
 }
 
+/// Policies that decide about all that a device changed in a row.
+const OF_ROWS: &str = "('last_writer', 'keep_both', 'custom')";
+
 /// Values that lost a conflict, as the server recorded it: over a column, or over a row whose policy is for all of it. Conflicts that
 /// come with a rejection are of neither kind.
 pub fn losses(server: &mut Client) -> Vec<Loss> {
-    let sql = "SELECT c.relname::text, (f.key->>0)::bigint, x.name, x.mine::bigint, x.theirs::bigint, x.clashes
+    let sql = format!(
+        "SELECT c.relname::text, (f.key->>0)::bigint, x.name, x.mine::bigint, x.theirs::bigint, x.clashes
                FROM sync.conflict f JOIN pg_class c ON c.oid = f.relid
                CROSS JOIN LATERAL (
                    SELECT f.column_name::text, f.mine::text, f.theirs::text, f.result::text, true WHERE f.column_name IS NOT NULL
                    UNION ALL
                    SELECT m.key, m.value, f.theirs->>m.key, f.result->>m.key, f.base->m.key IS DISTINCT FROM f.theirs->m.key
-                   FROM jsonb_each_text(CASE WHEN f.column_name IS NULL AND f.policy = 'last_writer' THEN f.mine ELSE '{}' END) m
+                   FROM jsonb_each_text(CASE WHEN f.column_name IS NULL AND f.policy IN {OF_ROWS} THEN f.mine ELSE '{{}}' END) m
                ) AS x (name, mine, theirs, result, clashes)
-               WHERE x.mine <> x.result";
-    let rows = server.query(sql, &[]).expect("the server's conflicts");
+               WHERE x.mine <> x.result"
+    );
+    let rows = server.query(&sql, &[]).expect("the server's conflicts");
     let to = |row: &postgres::Row| row.get::<_, bool>(5).then(|| row.get(4));
     rows.iter().map(|row| Loss { key: register(row.get(0), row.get(1), row.get(2)), value: row.get(3), to: to(row) }).collect()
 }
@@ -123,15 +148,15 @@ pub fn rejected_on(device: &Device) -> Vec<Value> {
 
 /// The same as a device recorded them.
 pub fn losses_on(device: &Device) -> Vec<Loss> {
-    let rows = device.rows(
+    let rows = device.rows(&format!(
         "SELECT table_name, json_extract(key, '$[0]'), column_name, mine, theirs, 1 FROM sync_conflicts
          WHERE column_name IS NOT NULL AND result <> mine
          UNION ALL
          SELECT c.table_name, json_extract(c.key, '$[0]'), m.key, m.value, json_extract(c.theirs, m.fullkey),
              json_extract(c.base, m.fullkey) IS NOT json_extract(c.theirs, m.fullkey)
-         FROM sync_conflicts c, json_each(CASE WHEN c.column_name IS NULL AND c.policy = 'last_writer' THEN c.mine ELSE '{}' END) m
+         FROM sync_conflicts c, json_each(CASE WHEN c.column_name IS NULL AND c.policy IN {OF_ROWS} THEN c.mine ELSE '{{}}' END) m
          WHERE json_extract(c.result, m.fullkey) <> m.value",
-    );
+    ));
     let number = |text: &str| text.parse::<i64>().expect("a number");
     let loss = |row: &Vec<String>| Loss {
         key: register(&row[0], number(&row[1]), &row[2]),

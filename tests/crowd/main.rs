@@ -12,7 +12,7 @@ mod world;
 use std::io::Write;
 use std::time::{Duration, Instant};
 use sync_tests::build;
-use world::{Turn, World};
+use world::{Turn, World, TABLES};
 
 /// Changes of one turn of each table.
 const CHUNK: u64 = 200_000;
@@ -21,12 +21,14 @@ const WATCHED: u64 = 5;
 /// For so long a transaction stays open.
 const HELD: Duration = Duration::from_secs(180);
 const RESULTS: &str = "crowd-results.tsv";
-const USAGE: &str = "usage: ./dev crowd [--changes N] [--writers N] [--resume]
+const USAGE: &str = "usage: ./dev crowd [--changes N] [--writers N] [--triggers] [--resume]
+  --triggers  a third table, whose triggers do nothing with the same transition tables
   --resume  goes on until all recorded runs together have made so many changes, and records this one";
 
 struct Options {
     changes: u64,
     writers: usize,
+    triggers: bool,
     resume: bool,
 }
 
@@ -38,7 +40,9 @@ fn main() {
     let (first, before) = if options.resume { recorded() } else { (1, 0) };
     let left = options.changes.saturating_sub(before);
     let mut world = World::new(options.writers);
-    let (mut done, mut ratios, mut turns) = (0, Vec::new(), [Turn::default(), Turn::default()]);
+    let names = if options.triggers { TABLES } else { &TABLES[..2] };
+    let all_new = || [(); 3].map(|()| Turn::default());
+    let (mut done, mut ratios, mut turns) = (0, Vec::new(), all_new());
     let mut held = Instant::now();
     for chunk in first.. {
         if done >= left {
@@ -46,18 +50,18 @@ fn main() {
         }
         let size = CHUNK.min(left - done);
         let watched = chunk % WATCHED == 0;
+        let mut each = all_new();
         // Who is first has a fresher table.
-        let tables = if chunk % 2 == 0 { ["plain", "synced"] } else { ["synced", "plain"] };
-        let mut both = [Turn::default(), Turn::default()];
-        for table in tables {
-            both[usize::from(table == "synced")] = world.turn(table, size, chunk, watched);
+        for place in 0..names.len() {
+            let table = (place + chunk as usize) % names.len();
+            each[table] = world.turn(names[table], size, chunk, watched);
         }
         if held.elapsed() > HELD {
             world.let_go();
             held = Instant::now();
         }
         world.check();
-        let [plain, synced] = &both;
+        let [plain, synced, triggered] = &each;
         done += synced.changes;
         if !watched {
             ratios.push(synced.speed() / plain.speed());
@@ -66,17 +70,23 @@ fn main() {
             "turn {chunk}: {synced}, without capture {plain}{}",
             if watched { ", with a device that downloads" } else { "" }
         );
-        if options.resume {
-            record(chunk, &both, watched);
+        if options.triggers {
+            println!("turn {chunk}: with triggers that do nothing {triggered}");
         }
-        turns.iter_mut().zip(&both).for_each(|(all, one)| all.add(one));
+        if options.resume {
+            record(chunk, plain, synced, watched);
+        }
+        turns.iter_mut().zip(&each).for_each(|(all, one)| all.add(one));
     }
     world.let_go();
     world.check();
     world.end();
     ratios.sort_by(f64::total_cmp);
-    let [plain, synced] = &turns;
+    let [plain, synced, triggered] = &turns;
     println!("{} writers: {synced}\nwithout capture: {plain}", options.writers);
+    if options.triggers {
+        println!("with triggers that do nothing: {triggered}");
+    }
     if let (Some(least), Some(most)) = (ratios.first(), ratios.last()) {
         let median = ratios[ratios.len() / 2];
         println!(
@@ -95,7 +105,7 @@ fn recorded() -> (u64, u64) {
     (last + 1, text.lines().map(|line| number(line, 1)).sum())
 }
 
-fn record(chunk: u64, [plain, synced]: &[Turn; 2], watched: bool) {
+fn record(chunk: u64, plain: &Turn, synced: &Turn, watched: bool) {
     let mut file =
         std::fs::File::options().append(true).create(true).open(build::record(RESULTS)).expect("results can be recorded");
     let line = format!(
@@ -112,13 +122,14 @@ fn record(chunk: u64, [plain, synced]: &[Turn; 2], watched: bool) {
 }
 
 fn options() -> Result<Options, String> {
-    let mut options = Options { changes: 1_000_000, writers: 64, resume: false };
+    let mut options = Options { changes: 1_000_000, writers: 64, triggers: false, resume: false };
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
         let mut number = || arguments.next().and_then(|n| n.parse().ok()).ok_or(format!("{name} wants a number"));
         match name.as_str() {
             "--changes" => options.changes = number()?,
             "--writers" => options.writers = number()? as usize,
+            "--triggers" => options.triggers = true,
             "--resume" => options.resume = true,
             _ => return Err(format!("{name} is unknown")),
         }

@@ -11,9 +11,15 @@ use std::time::Instant;
 use sync_tests::compare::{assert_same, assert_verified, server_rows, server_value};
 use sync_tests::{Cluster, Database, Device};
 
-const TABLES: &str = "
+/// Their names, by what is done with a change: nothing, capture, triggers that get it and do nothing.
+pub const TABLES: &[&str] = &["plain", "synced", "triggered"];
+const SCHEMA: &str = "
     CREATE TABLE plain (id int PRIMARY KEY, n bigint NOT NULL) WITH (fillfactor = 50);
     CREATE TABLE synced (LIKE plain INCLUDING ALL) WITH (fillfactor = 50);
+    CREATE TABLE triggered (LIKE plain INCLUDING ALL) WITH (fillfactor = 50);
+    CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+    CREATE TRIGGER nothing AFTER UPDATE ON triggered REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
+        FOR EACH STATEMENT EXECUTE FUNCTION nothing();
     SELECT sync.create_bucket('all');
     SELECT sync.add_table('all', 'synced');
 ";
@@ -71,8 +77,8 @@ impl World {
         static CLUSTER: OnceLock<Cluster> = OnceLock::new();
         let cluster = CLUSTER.get_or_init(|| Cluster::start("max_connections = 120\nmax_prepared_transactions = 100\n"));
         let db = cluster.database();
-        db.run(TABLES);
-        for table in ["plain", "synced"] {
+        db.run(SCHEMA);
+        for table in TABLES {
             let (own, last) = (OWN - 1, FIRST_SHARED + SHARED - 1);
             db.run(&format!(
                 "INSERT INTO {table} SELECT id + twin, 0 FROM (VALUES (0), ({TWIN})) t (twin), (

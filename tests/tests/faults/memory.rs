@@ -3,6 +3,7 @@
 //!
 //! With `FAULTS=all` there are very many points: `FAULTS_SECONDS` ends a run, and the next one goes on behind the last line about a scene in
 //! `target/faults-memory.tsv`: scene, what failed, commit, first and last point, how many there are. One that is tried to its end is left out.
+//! `FAULTS_ONLY="allocations from"` tries one of the two kinds: "allocation" fails alone, "allocations from" with all behind it.
 
 use crate::errors::{every_point, Failing, Tried};
 use crate::world::{Journal, Scene, World};
@@ -42,7 +43,9 @@ fn child() {
     let loaded = rusqlite::Connection::open_in_memory().expect("a database in memory");
     device::load(&loaded, &build::library("libsqlite_sync.so"));
     let until = if all() { seconds().map(|s| Instant::now() + Duration::from_secs(s)) } else { None };
-    for (name, for_good) in [("allocation", false), ("allocations from", true)] {
+    let only = std::env::var("FAULTS_ONLY").ok();
+    let kinds = [("allocation", false), ("allocations from", true)];
+    for (name, for_good) in kinds.into_iter().filter(|(name, _)| only.as_ref().is_none_or(|only| only == name)) {
         let arm = |at: u32| memory::fail(i64::from(at), for_good);
         let failing = Failing { name, arm: &arm, calm: &memory::calm, counted: &memory::counted, disk: false };
         let mut told: BTreeMap<String, u32> = BTreeMap::new();

@@ -1,32 +1,45 @@
 //! Runs the example clients against a throwaway Postgres and checks what both sides hold afterwards: `./dev clients`.
 //!
 //! The README's tour makes the tables, so what it says is what the clients find.
+//!
+//! # Layout
+//! - [`languages`]: how to make each client's command, or why it cannot run here
+//! - [`gateway`]: the HTTP server that they ask
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+mod gateway;
+mod languages;
+
+use gateway::Gateway;
+use languages::{file, text, Client, CLIENTS};
+use postgres::Config;
+use serde_json::json;
+use std::path::Path;
+use std::process::Command;
 use sync_tests::build::{library, root};
 use sync_tests::compare::{assert_same, assert_verified, server_rows};
 use sync_tests::device::rows;
+use sync_tests::token::{claims, hs256};
 use sync_tests::{Cluster, Database, Device};
 
-/// An example: its name, and how to make its command, or why it cannot run here.
-type Client = (&'static str, fn(&Path) -> Result<Command, String>);
+const ISSUER: &str = "https://issuer.example";
+const SECRET: &str = "a secret of at least thirty-two bytes";
 
-const CLIENTS: [Client; 5] = [("shell", shell), ("python", python), ("node", node), ("rust", rust), ("c", c)];
+/// More lines than this for the part that is sync, and the SQL interface is at fault.
+const LINES: usize = 60;
 
 fn main() {
     let only: Vec<String> = std::env::args().skip(1).collect();
-    if let Some(unknown) = only.iter().find(|name| CLIENTS.iter().all(|(client, _)| client != name)) {
-        eprintln!("clients: there is no client {unknown:?}: {}", CLIENTS.map(|(name, _)| name).join(", "));
+    if let Some(unknown) = only.iter().find(|name| CLIENTS.iter().all(|client| client.name != *name)) {
+        eprintln!("clients: there is no client {unknown:?}: {}", CLIENTS.map(|client| client.name).join(", "));
         std::process::exit(2);
     }
     let cluster = Cluster::start("");
     let made = std::env::temp_dir().join(format!("pg_sync_clients.{}", std::process::id()));
     std::fs::create_dir(&made).expect("a folder for what is compiled");
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
-    for (name, command) in CLIENTS.iter().filter(|(name, _)| only.is_empty() || only.iter().any(|o| o == name)) {
-        println!("{name}");
-        match command(&made).map(|command| run(&cluster, name, command)) {
+    for client in CLIENTS.iter().filter(|client| only.is_empty() || only.iter().any(|o| o == client.name)) {
+        println!("{}", client.name);
+        match (client.command)(&made).map(|command| run(&cluster, client, command, &made)) {
             Err(why) => {
                 println!("    skipped: {why}");
                 skipped += 1;
@@ -48,28 +61,47 @@ fn main() {
 }
 
 /// One client against a database of its own. Answers what it said.
-fn run(cluster: &Cluster, name: &str, mut command: Command) -> Result<String, String> {
+fn run(cluster: &Cluster, client: &Client, mut command: Command, made: &Path) -> Result<String, String> {
+    let lines = lines_of_sync(client)?;
     let db = cluster.database();
     install(&db);
-    let device = Device::new("ann");
+    let mut login = Config::new();
+    login.host_path(cluster.socket()).port(cluster.port()).user("todo_server").dbname(db.name());
+    let gateway = Gateway::start(login);
+    let (phone, laptop) = (Device::new("ann"), Device::new("ann"));
+    let token = hs256(SECRET, &claims("ann", ISSUER, "todo", json!({ "role": "todo_user" })), json!({ "alg": "HS256" }));
     let output = command
+        .args([phone.path(), laptop.path()])
+        .current_dir(made)
         .env("SYNC_LIBRARY", library("libsqlite_sync.so"))
-        .env("SYNC_DATABASE", device.path())
-        .env("SYNC_USER", "ann")
+        .env("SYNC_URL", gateway.url())
+        .env("SYNC_TOKEN", token)
         .env("PGHOST", cluster.socket())
         .env("PGPORT", cluster.port().to_string())
         .env("PGUSER", "todo_server")
         .env("PGDATABASE", db.name())
         .output();
-    let said = text(output, name)?;
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| check(&db, &device, name, &said))).map_err(|cause| {
+    let said = text(output, client.name)?;
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| check(&db, &phone, client.language(), &said))).map_err(|cause| {
         let why = cause.downcast_ref::<String>().map(String::as_str).or(cause.downcast_ref::<&str>().copied()).unwrap_or("?");
         format!("{why}\nit said:\n{said}")
     })?;
-    Ok(said)
+    Ok(format!("{said}sync takes {lines} lines"))
 }
 
-/// The blocks of the README's tour for Postgres; the login exists from the second time on.
+/// How many lines the client's part is that is sync, between two comments that say so; empty ones do not count.
+fn lines_of_sync(client: &Client) -> Result<usize, String> {
+    let source = std::fs::read_to_string(file(client.source)).map_err(|e| format!("{}: {e}", client.source))?;
+    let part = source.split_once("sync: begin").and_then(|(_, rest)| rest.split_once("sync: end"));
+    let (part, _) = part.ok_or(format!("{} does not say where the part that is sync begins and ends", client.source))?;
+    let lines = part.lines().skip(1).filter(|line| !line.trim().is_empty()).count() - 1;
+    if lines > LINES {
+        return Err(format!("the part that is sync takes {lines} lines, more than {LINES}: what is missing in SQL?"));
+    }
+    Ok(lines)
+}
+
+/// The blocks of the README's tour for Postgres, and the key that tokens are signed with; the roles exist from the second time on.
 fn install(db: &Database<'_>) {
     db.run("DROP EXTENSION pg_sync; DROP ROLE IF EXISTS todo_server");
     let readme = std::fs::read_to_string(root().join("README.md")).expect("the README");
@@ -80,105 +112,40 @@ fn install(db: &Database<'_>) {
         let block = if again { block.replace("CREATE ROLE todo_user NOLOGIN;", "") } else { block.to_owned() };
         db.run(&block);
     }
+    db.run(&format!("SELECT sync.add_auth_key('{SECRET}', 'HS256', issuer => '{ISSUER}', audience => 'todo')"));
 }
 
 /// What the client must have done, on the server, in its own file, and on another device.
-fn check(db: &Database<'_>, device: &Device, name: &str, said: &str) {
+fn check(db: &Database<'_>, phone: &Device, name: &str, said: &str) {
     let mut server = db.connect();
-    let new = format!("from {name}");
-    let tasks = [["Milk", "t"], [new.as_str(), "f"]];
-    assert_eq!(server_rows(&mut server, "SELECT body, done FROM task ORDER BY body"), tasks, "on the server");
-    let held = [["Milk", "1"], [new.as_str(), "0"]];
-    let tasks = "SELECT body, done FROM task ORDER BY body";
-    assert_eq!(rows(&device.plain_connection(), tasks), held, "in the client's file");
-    assert_eq!(rows(&device.plain_connection(), "SELECT code FROM sync_rejected"), [["23514"]], "what was refused");
-    assert_eq!(device.value("SELECT count(*) FROM sync_pending"), "0", "what waits");
-    assert_verified(device);
+    let (new, live) = (format!("from {name}"), format!("live from {name}"));
+    let tasks = "SELECT body, CAST(done AS integer) FROM task ORDER BY body";
+    let held = [["Milk, 2 l", "1"], [new.as_str(), "0"], [live.as_str(), "0"]];
+    assert_eq!(server_rows(&mut server, tasks), held, "on the server");
+    assert_eq!(rows(&phone.plain_connection(), tasks), held, "in the phone's file");
+    assert_eq!(rows(&phone.plain_connection(), "SELECT code FROM sync_rejected"), [["23514"]], "what was refused");
+    let conflicts = "SELECT column_name, base, mine, theirs, result FROM sync_conflicts";
+    assert_eq!(
+        rows(&phone.plain_connection(), conflicts),
+        [["body", "Milk", "Oat milk", "Milk, 2 l", "Milk, 2 l"]],
+        "the conflict"
+    );
+    assert_eq!(phone.value("SELECT count(*) FROM sync_pending"), "0", "what waits");
+    assert_verified(phone);
     let other = Device::new("ann");
     other.sync(&mut server);
     assert_same(&other, &mut server, "SELECT id, body FROM task");
-    let expected = ["[x] Milk", &format!("[ ] {new}"), "refused: 23514"];
-    assert!(expected.iter().all(|line| said.contains(line)), "it did not say {expected:?}");
-}
-
-fn text(output: std::io::Result<Output>, name: &str) -> Result<String, String> {
-    let output = output.map_err(|e| format!("{name} could not be run: {e}"))?;
-    let (out, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    if output.status.success() {
-        return Ok(out.into_owned());
-    }
-    Err(format!("{name} ended with {}\n{out}{errors}", output.status))
-}
-
-fn folder(name: &str) -> PathBuf {
-    root().join("examples/clients").join(name)
-}
-
-/// Whether a program is there and answers.
-fn needs(program: &str, arguments: &[&str], otherwise: &str) -> Result<(), String> {
-    let output = Command::new(program).args(arguments).output();
-    if output.is_ok_and(|o| o.status.success()) {
-        return Ok(());
-    }
-    Err(otherwise.to_owned())
-}
-
-fn shell(_: &Path) -> Result<Command, String> {
-    needs("sqlite3", &["--version"], "the program sqlite3 is not installed")?;
-    needs("psql", &["--version"], "the program psql is not installed")?;
-    let mut command = Command::new("sh");
-    command.arg(folder("shell").join("client.sh"));
-    Ok(command)
-}
-
-fn python(_: &Path) -> Result<Command, String> {
-    needs("psql", &["--version"], "the program psql is not installed")?;
-    // The first python on PATH may have been built without loadable extensions; Debian's was not.
-    let able = ["-c", "import sqlite3; sqlite3.connect(':memory:').enable_load_extension(True)"];
-    let python = ["python3", "/usr/bin/python3"].into_iter().find(|python| needs(python, &able, "").is_ok());
-    let mut command = Command::new(python.ok_or("no python3 whose sqlite3 can load extensions is installed")?);
-    command.arg(folder("python").join("client.py"));
-    Ok(command)
-}
-
-/// Packages are looked for in the folder that `./dev clients` installs them to.
-fn node(_: &Path) -> Result<Command, String> {
-    needs("node", &["--version"], "node is not installed")?;
-    let packages = std::env::var_os("SYNC_NODE_PACKAGES").map(PathBuf::from).ok_or("its packages are not installed")?;
-    let client = packages.join("client.mjs");
-    std::fs::copy(folder("node").join("client.mjs"), &client).map_err(|e| format!("its packages are not installed: {e}"))?;
-    let sqlite =
-        "const old = Number(process.versions.node.split('.')[0]) < 22; if (old) require('better-sqlite3'); require('pg')";
-    let mut probe = Command::new("node");
-    let found = probe.current_dir(&packages).args(["-e", sqlite]).output();
-    if !found.is_ok_and(|o| o.status.success()) {
-        return Err("pg, and for Node before 22.13 better-sqlite3, could not be installed".into());
-    }
-    let mut command = Command::new("node");
-    command.arg(client);
-    Ok(command)
-}
-
-fn rust(_: &Path) -> Result<Command, String> {
-    let program = std::env::current_exe().ok().and_then(|path| Some(path.parent()?.join("sync-client")));
-    let program = program.filter(|path| path.exists()).ok_or("sync-client is not built")?;
-    Ok(Command::new(program))
-}
-
-fn c(made: &Path) -> Result<Command, String> {
-    needs("cc", &["--version"], "no C compiler is installed")?;
-    let pg_config = std::env::var("PG_CONFIG").unwrap_or_else(|_| "pg_config".into());
-    let of = |what: &str| text(Command::new(&pg_config).arg(what).output(), "pg_config").map(|path| path.trim().to_owned());
-    let (headers, libraries) = (of("--includedir")?, of("--libdir")?);
-    if !Path::new(&headers).join("libpq-fe.h").exists() {
-        return Err("the headers of libpq are not installed".into());
-    }
-    let program = made.join("client");
-    let mut compiler = Command::new("cc");
-    compiler.args(["-Wall", "-Wextra", "-Werror", "-o"]).arg(&program).arg(folder("c").join("client.c"));
-    compiler
-        .args([format!("-I{headers}"), format!("-L{libraries}"), format!("-Wl,-rpath,{libraries}")])
-        .args(["-lsqlite3", "-lpq"]);
-    text(compiler.output(), "cc")?;
-    Ok(Command::new(program))
+    let parts: Vec<&str> = said.split('\n').filter(|line| !line.starts_with(' ')).collect();
+    assert_eq!(parts, ["after the first sync", "offline", "online again", "live", ""], "what it did");
+    let expected = [
+        "[ ] Milk",
+        "[x] Oat milk",
+        "[x] Milk, 2 l",
+        &format!("[ ] {new}"),
+        &format!("[ ] {live}"),
+        "conflict: body was Milk, here Oat milk, elsewhere Milk, 2 l: ",
+        "refused: 23514",
+    ];
+    let silent: Vec<_> = expected.into_iter().filter(|line| !said.contains(line)).collect();
+    assert!(silent.is_empty(), "it did not say {silent:?}");
 }

@@ -7,6 +7,7 @@
 //! - [`replica`]: standbys, base backups, restores to a point in time
 //! - [`tools`]: pg_dump, pg_restore and pg_upgrade
 //! - [`mutate`]: messages as nobody meant them
+//! - [`token`]: tokens, as an issuer of the application's would sign them
 //! - [`vfs`]: a disk that fails, stops, or loses power; [`memory`]: an allocator that fails
 //! - [`build`]: where the built extensions are
 //! - [`suite`]: the runner of regression and isolation files
@@ -20,6 +21,7 @@ pub mod memory;
 pub mod mutate;
 pub mod replica;
 pub mod suite;
+pub mod token;
 pub mod tools;
 pub mod vfs;
 

@@ -1,42 +1,84 @@
 #!/bin/sh
-# A whole client of two programs: sqlite3 on the device, psql as the transport. Each call is a process of its own, since nothing is
-# kept between calls but the file.
+# A whole client of two programs: sqlite3 on the device, curl to the gateway. Each call is a process of its own, since nothing is kept
+# between calls but the file.
+#
+#     sh client.sh phone.db laptop.db
 set -eu
+phone=$1 laptop=$2
+bytes=$(mktemp -d)
+trap 'rm -rf "$bytes"' EXIT
 
-# Runs SQL on the device, with the extension loaded.
+# sync: begin
+
+# Runs SQL on a device, with the extension loaded.
 device() {
-    printf '.load %s\n%s\n' "$SYNC_LIBRARY" "$1" | sqlite3 -batch -bail "$SYNC_DATABASE"
+    printf '.timeout 10000\n.load %s\n%s\n' "$SYNC_LIBRARY" "$2" | sqlite3 -batch -bail "$1"
 }
 
-# Calls sync.pull or sync.push as the user: what an HTTP server would do for a request whose token it has checked.
-server() {
-    psql --quiet --no-align --tuples-only --no-psqlrc --set=ON_ERROR_STOP=1 \
-        --set=claims="{\"sub\": \"$SYNC_USER\", \"role\": \"todo_user\"}" <<SQL
-$1;
-SELECT set_config('request.jwt.claims', :'claims', true) \\g /dev/null
-SELECT encode(sync.$2('\\x$3'), 'hex');
-COMMIT;
-SQL
+# GET /sync/events, or with more arguments a POST to /sync/pull or /sync/push.
+request() {
+    path=$1
+    shift
+    curl --silent --show-error --fail --no-buffer --header "Authorization: Bearer $SYNC_TOKEN" \
+        --header 'Content-Type: application/octet-stream' "$@" "$SYNC_URL/$path"
+}
+
+# Sends a device's message and applies the answer. Answers whether there is more to come.
+exchange() {
+    request "$2" --data-binary "@$bytes/message" --output "$bytes/answer"
+    device "$1" "SELECT apply_delta(readfile('$bytes/answer')) ->> 'more';"
 }
 
 sync() {
-    while batches=$(device "SELECT hex(pending_ops());") && [ -n "$batches" ]; do
-        answer=$(server BEGIN push "$batches")
-        device "SELECT apply_delta(x'$answer');" >/dev/null
+    while [ "$(device "$1" "SELECT writefile('$bytes/message', pending_ops());")" -gt 0 ]; do
+        exchange "$1" push >/dev/null
     done
     more=1
     while [ "$more" = 1 ]; do
-        request=$(device "SELECT hex(pull_request());")
-        delta=$(server "BEGIN READ ONLY" pull "$request")
-        more=$(device "SELECT apply_delta(x'$delta') ->> 'more';")
+        device "$1" "SELECT writefile('$bytes/message', pull_request());" >/dev/null
+        more=$(exchange "$1" pull)
     done
 }
 
-sync
-device "INSERT INTO task (list_id, body) SELECT id, 'from shell' FROM list;"
-# The tables are ordinary ones: this sqlite3 never loads the extension.
-sqlite3 "$SYNC_DATABASE" "UPDATE task SET done = 1 WHERE body = 'Milk'"
-device "INSERT INTO task (list_id, body) SELECT id, '' FROM list;"
-sync
-sqlite3 "$SYNC_DATABASE" "SELECT iif(done, '[x] ', '[ ] ') || body FROM task ORDER BY body"
-sqlite3 "$SYNC_DATABASE" "SELECT 'refused: ' || code || ' ' || message FROM sync_rejected"
+# sync: end
+
+show() {
+    echo "$1"
+    # The tables are ordinary ones: this sqlite3 never loads the extension.
+    sqlite3 "$phone" "
+        SELECT iif(done, '  [x] ', '  [ ] ') || body FROM task;
+        SELECT format('  conflict: %s was %s, here %s, elsewhere %s: %s', column_name, base, mine, theirs, reason) FROM sync_conflicts;
+        SELECT format('  refused: %s %s', code, message) FROM sync_rejected;"
+}
+
+sync "$phone"
+sync "$laptop"
+show "after the first sync"
+
+# Nobody is asked: these are ordinary tables in a file. The server will refuse the last one. Each is a transaction of its own: a
+# contiguous run of writes without the extension would be one.
+device "$phone" "INSERT INTO task (list_id, body) SELECT id, 'from shell' FROM list;"
+sqlite3 "$phone" "UPDATE task SET body = 'Oat milk', done = 1 WHERE body = 'Milk'"
+device "$phone" "INSERT INTO task (list_id, body) SELECT id, '' FROM list;"
+show "offline"
+
+# A moment later the same row changes elsewhere, and the later edit counts.
+sqlite3 "$laptop" "UPDATE task SET body = 'Milk, 2 l' WHERE body = 'Milk'"
+sync "$laptop"
+sync "$phone"
+show "online again"
+
+# Live: the phone waits, the laptop writes.
+mkfifo "$bytes/events"
+request events >"$bytes/events" 2>/dev/null &
+listening=$!
+exec 3<"$bytes/events"
+sync "$phone"
+sqlite3 "$laptop" "INSERT INTO task (list_id, body) SELECT id, 'live from shell' FROM list"
+sync "$laptop"
+while read -r line <&3; do
+    case $line in data:*) sync "$phone" ;; esac
+    [ -n "$(sqlite3 "$phone" "SELECT id FROM task WHERE body LIKE 'live %'")" ] && break
+done
+kill "$listening"
+show "live"

@@ -39,9 +39,9 @@ macro_rules! routines {
 
 routines! {
     bind_blob64 bind_double bind_int64 bind_null bind_text64 changes clear_bindings column_blob column_bytes column_double
-    column_int64 column_text column_type context_db_handle db_config errmsg extended_errcode file_control finalize free
+    column_int64 column_text column_type context_db_handle create_function_v2 db_config errmsg extended_errcode file_control finalize free
     get_autocommit libversion_number malloc64 prepare_v3 reset result_blob64 result_error result_error_code result_int64 result_null
-    result_text step value_blob value_bytes value_int64 value_text value_type
+    result_text step user_data value_blob value_bytes value_int64 value_text value_type
     wal_checkpoint_v2
 }
 

@@ -4,25 +4,29 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use sync_tests::build::{library, root, version};
 
-/// An example: its name, the file with the part that is sync, and how to make its command in a folder for what is compiled.
+/// A program to run: its name, what is expected of it, and how to make its command in a folder for what is compiled.
 pub struct Client {
     pub name: &'static str,
-    pub source: &'static str,
+    pub expected: Expected,
     pub command: fn(&Path) -> Result<Command, String>,
 }
 
-impl Client {
-    /// The folder of its source, which it names in what it writes.
-    pub fn language(&self) -> &str {
-        self.source.split('/').next().unwrap_or(self.source)
-    }
+pub enum Expected {
+    /// An example client, with the file that has the part that is sync: it does what `check` in main.rs looks for.
+    Tour(&'static str),
+    /// Tests of its own: it ends well.
+    Tests,
 }
 
 const fn client(name: &'static str, source: &'static str, command: fn(&Path) -> Result<Command, String>) -> Client {
-    Client { name, source, command }
+    Client { name, expected: Expected::Tour(source), command }
 }
 
-pub const CLIENTS: [Client; 11] = [
+const fn tests(name: &'static str, command: fn(&Path) -> Result<Command, String>) -> Client {
+    Client { name, expected: Expected::Tests, command }
+}
+
+pub const CLIENTS: [Client; 14] = [
     client("shell", "shell/client.sh", shell),
     client("python", "python/client.py", python),
     client("apsw", "python/client.py", apsw),
@@ -34,6 +38,9 @@ pub const CLIENTS: [Client; 11] = [
     client("rust", "rust/src/main.rs", rust),
     client("c", "c/client.c", c),
     client("c-linked", "c/client.c", c_linked),
+    tests("python-package", python_package),
+    tests("node-package", node_package),
+    tests("live", live),
 ];
 
 /// A file of the examples.
@@ -68,12 +75,24 @@ fn shell(_: &Path) -> Result<Command, String> {
     Ok(command)
 }
 
-/// The standard library's sqlite3. The first python on PATH may have been built without loadable extensions; Debian's was not.
-fn python(_: &Path) -> Result<Command, String> {
+/// The first python on PATH may have been built without loadable extensions; Debian's was not.
+fn able_python() -> Result<Command, String> {
     let able = ["-c", "import sqlite3; sqlite3.connect(':memory:').enable_load_extension(True)"];
     let python = ["python3", "/usr/bin/python3"].into_iter().find(|python| needs(python, &able, "").is_ok());
-    let mut command = Command::new(python.ok_or("no python3 whose sqlite3 can load extensions is installed")?);
+    Ok(Command::new(python.ok_or("no python3 whose sqlite3 can load extensions is installed")?))
+}
+
+/// The standard library's sqlite3.
+fn python(_: &Path) -> Result<Command, String> {
+    let mut command = able_python()?;
     command.arg(file("python/client.py"));
+    Ok(command)
+}
+
+fn python_package(_: &Path) -> Result<Command, String> {
+    let mut command = able_python()?;
+    // Nothing is to be left in the tree.
+    command.arg("-B").arg(root().join("packages/python/tests/test_client.py"));
     Ok(command)
 }
 
@@ -92,19 +111,47 @@ fn packages(language: &str) -> Result<PathBuf, String> {
     Ok(PathBuf::from(folder).join(language))
 }
 
-/// Node looks for packages beside the file that asks for them.
-fn node(_: &Path) -> Result<Command, String> {
+/// Node looks for packages beside the file that asks for them, so the files are copied to the packages.
+fn node_with(files: &[(PathBuf, &str)]) -> Result<Command, String> {
     needs("node", &["--version"], "node is not installed")?;
     let packages = packages("node")?;
-    let client = packages.join("client.mjs");
-    std::fs::copy(file("node/client.mjs"), &client).map_err(|e| format!("its packages are not installed: {e}"))?;
     let sqlite = "if (Number(process.versions.node.split('.')[0]) < 22) require('better-sqlite3')";
     let found = Command::new("node").current_dir(&packages).args(["-e", sqlite]).output();
     if !found.is_ok_and(|o| o.status.success()) {
         return Err("better-sqlite3, for Node before 22.13, could not be installed".into());
     }
+    for (from, to) in files {
+        text(Command::new("cp").arg("-rT").arg(from).arg(packages.join(to)).output(), "cp")?;
+    }
     let mut command = Command::new("node");
-    command.arg(client);
+    command.current_dir(packages);
+    Ok(command)
+}
+
+fn node(_: &Path) -> Result<Command, String> {
+    let mut command = node_with(&[(file("node/client.mjs"), "client.mjs")])?;
+    command.arg("client.mjs");
+    Ok(command)
+}
+
+/// Where Node finds our package under its name.
+fn ours() -> (PathBuf, &'static str) {
+    let scope = packages("node").map(|folder| folder.join("node_modules/@pg-sync"));
+    // What cannot be made is missed by the copy.
+    let _made = scope.map(std::fs::create_dir_all);
+    (root().join("packages/node"), "node_modules/@pg-sync/client")
+}
+
+fn node_package(_: &Path) -> Result<Command, String> {
+    let mut command = node_with(&[ours()])?;
+    command.args(["--test", "--test-reporter=spec", "node_modules/@pg-sync/client/test/client.test.mjs"]);
+    Ok(command)
+}
+
+/// Two processes in a conversation.
+fn live(_: &Path) -> Result<Command, String> {
+    let mut command = node_with(&[ours(), (root().join("examples/live"), "live")])?;
+    command.arg("live/demo.mjs");
     Ok(command)
 }
 

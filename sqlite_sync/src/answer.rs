@@ -22,7 +22,7 @@ pub const REVOKED: i64 = 2;
 /// The server's answer to a push.
 pub fn answered(store: &mut Store<'_>, reply: &PushReply, verdicts: &mut [i64; 5]) -> Result<()> {
     let db = store.db;
-    signed_in(db, &reply.user)?;
+    signed_in(store, &reply.user)?;
     let (mut progress, mut waits, mut completed) = (false, false, false);
     // Also beside a gap or a refusal: what was looked at before has its verdict.
     for result in &reply.results {
@@ -149,7 +149,7 @@ fn complete(store: &mut Store<'_>, id: i64, positions: &[u32]) -> Result<bool> {
 pub fn rebase_followers(db: Db<'_>, rejected: i64) -> Result<()> {
     let followers = db.all(
         "SELECT c.id, c.body FROM main.sync_change c JOIN main.sync_batch b ON b.id = c.batch \
-         WHERE b.state IN (0, 4) AND b.id > ?1 AND EXISTS (SELECT 1 FROM main.sync_change r WHERE r.batch = ?1 AND r.tbl = c.tbl AND r.key = c.key) \
+         WHERE b.state IN (0, 4) AND b.replay < 2 AND b.id > ?1 AND EXISTS (SELECT 1 FROM main.sync_change r WHERE r.batch = ?1 AND r.tbl = c.tbl AND r.key = c.key) \
          ORDER BY c.id",
         &[ValueRef::Integer(rejected)],
         |row| Ok((row.integer(0), unpack_change(&row.blob(1))?)),
@@ -175,7 +175,8 @@ fn keep_conflicts(store: &Store<'_>, batch: i64, result: &BatchResult) -> Result
         return Ok(());
     }
     // A batch that was sent once more is answered as the first time.
-    store.db.run("DELETE FROM main.sync_conflicts WHERE batch = ?1", &[ValueRef::Integer(batch)])?;
+    store.db.run("DELETE FROM main.sync_conflict WHERE batch = ?1", &[ValueRef::Integer(batch)])?;
+    let user = meta::text(store.db, "user")?;
     for conflict in &result.conflicts {
         let info = store.infos.iter().find(|t| t.table.tag == conflict.table);
         let table = info.map_or_else(|| conflict.table.to_string(), |t| t.table.name.clone());
@@ -185,8 +186,8 @@ fn keep_conflicts(store: &Store<'_>, batch: i64, result: &BatchResult) -> Result
         });
         let key = json::of_key(&conflict.key).to_string();
         store.db.run(
-            "INSERT INTO main.sync_conflicts(batch, at, table_name, key, column_name, base, theirs, mine, result, reason, policy) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+            "INSERT INTO main.sync_conflict(batch, at, table_name, key, column_name, base, theirs, mine, result, reason, policy, user) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
             &[
                 ValueRef::Integer(batch),
                 ValueRef::Integer(meta::now()),
@@ -199,6 +200,7 @@ fn keep_conflicts(store: &Store<'_>, batch: i64, result: &BatchResult) -> Result
                 conflict.result.as_ref(),
                 ValueRef::Text(&conflict.reason),
                 ValueRef::Text(&conflict.policy),
+                ValueRef::Text(&user),
             ],
         )?;
     }

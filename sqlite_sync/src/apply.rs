@@ -103,7 +103,10 @@ fn delta(store: Store<'_>, bytes: &[u8]) -> Result<Report> {
     if is_late(db, delta.turn)? {
         return Ok(late());
     }
-    batch::signed_in(db, &delta.user)?;
+    let mut store = store;
+    if batch::is_new_user(db, &delta.user)? {
+        while_applying(&mut store, |store| batch::signed_in(store, &delta.user))?;
+    }
     answer::pulled(db)?;
     meta::set_number(db, "need_held", 0)?;
     if meta::number(db, "retries")? != 0 {
@@ -112,7 +115,6 @@ fn delta(store: Store<'_>, bytes: &[u8]) -> Result<Report> {
     if delta.publish.is_some() {
         db.run("DELETE FROM main.sync_meta WHERE name = 'trigger_problem'", &[])?;
     }
-    let mut store = store;
     if let Some(new) = &delta.schema {
         schema::apply(db, new)?;
         let before = std::mem::take(&mut store.infos);

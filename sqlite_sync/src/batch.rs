@@ -7,15 +7,15 @@ use crate::error::{Error, Result};
 use crate::host::{Db, Statement};
 use crate::json;
 use crate::keys;
-use crate::lost;
 use crate::meta;
-use crate::store::{pack_change, unpack_change};
+use crate::order;
+use crate::store::{pack_change, unpack_change, Store};
 use crate::sums;
 use crate::table::{Key, TableInfo};
 use serde_bytes::ByteArray;
 use sync_shared::hash::BatchName;
 use sync_shared::message::{Batch, BatchId, Change, PushRequest};
-use sync_shared::{envelope, limits, ValueRef};
+use sync_shared::{envelope, limits, Value, ValueRef};
 use uuid::Uuid;
 
 // States of a batch, as sql/tables.sql lists them. 2 is confirmed, 3 rejected.
@@ -114,7 +114,8 @@ pub fn reject(db: Db<'_>, infos: &[TableInfo], id: i64, code: &str, message: &st
     db.run("UPDATE main.sync_change SET chosen = 0 WHERE chosen AND batch = ?1", &[ValueRef::Integer(id)])?;
     let json = text_of(db, infos, id)?;
     db.run(
-        "UPDATE main.sync_batch SET state = 3, replay = 0, verdict = 'rejected', code = ?2, message = ?3, subject = ?4, at = ?5, json = ?6 WHERE id = ?1",
+        "UPDATE main.sync_batch SET state = 3, replay = 0, verdict = 'rejected', code = ?2, message = ?3, subject = ?4, at = ?5, json = ?6, \
+         user = iif(user = '', (SELECT max(user) FROM main.sync_user), user) WHERE id = ?1",
         &[
             ValueRef::Integer(id),
             ValueRef::Text(code),
@@ -266,21 +267,52 @@ pub fn take_back(db: Db<'_>, last: i64) -> Result<()> {
     meta::set_number(db, "last_number", last.max(highest))
 }
 
-/// The user that the server takes this device for; batches held for that user wait again.
+/// Whether a reply is to somebody who is not signed in yet.
+pub fn is_new_user(db: Db<'_>, user: &str) -> Result<bool> {
+    Ok(!user.is_empty() && meta::text(db, "user")? != user)
+}
+
+/// The user that the server takes this device for; batches held for that user wait again, and are shown again. While a publish writes.
 ///
 /// The server ties a device id to one user, so another user on the same file is another device.
-pub fn signed_in(db: Db<'_>, user: &str) -> Result<()> {
-    if user.is_empty() || meta::text(db, "user")? == user {
+pub fn signed_in(store: &mut Store<'_>, user: &str) -> Result<()> {
+    let db = store.db;
+    if !is_new_user(db, user)? {
         return Ok(());
     }
     let before = meta::text(db, "device_user")?;
     if !before.is_empty() && before != user {
-        lost::forget_all(db)?;
         renumber(db)?;
+        db.run("DELETE FROM main.sync_meta WHERE name IN ('notice', 'trigger_problem')", &[])?;
     }
     meta::set(db, "device_user", ValueRef::Text(user))?;
     meta::set(db, "user", ValueRef::Text(user))?;
-    db.run("UPDATE main.sync_batch SET state = 0 WHERE state = 4 AND (user = ?1 OR user = '')", &[ValueRef::Text(user)])
+    db.run("UPDATE main.sync_batch SET state = 0 WHERE state = 4 AND (user = ?1 OR user = '')", &[ValueRef::Text(user)])?;
+    show_only(store, user)
+}
+
+/// What others have not sent yet gives way to the server's rows, and what this user has not sent is shown on top of them again.
+fn show_only(store: &mut Store<'_>, user: &str) -> Result<()> {
+    const TOUCHED: &str = "SELECT DISTINCT c.tbl, c.key FROM main.sync_change c JOIN main.sync_batch b ON b.id = c.batch WHERE";
+    let (db, user) = (store.db, [ValueRef::Text(user)]);
+    let others = store.keys_of(&format!("{TOUCHED} b.replay = 1 AND b.user NOT IN ('', ?1)"), &user)?;
+    db.run("UPDATE main.sync_batch SET replay = 2 WHERE replay = 1 AND user NOT IN ('', ?1)", &user)?;
+    others.iter().try_for_each(|(at, key)| store.settle(*at, key))?;
+    let own = store.keys_of(&format!("{TOUCHED} b.replay = 2 AND b.user = ?1"), &user)?;
+    if own.is_empty() {
+        return Ok(());
+    }
+    for (at, key) in &own {
+        if store.shadow(*at, key)?.is_none() {
+            let row = store.visible(*at, key)?;
+            let row: Option<Vec<_>> = row.as_ref().map(|row| row.iter().map(Value::as_ref).collect());
+            store.set_shadow(*at, key, row.as_deref(), None)?;
+        }
+    }
+    db.run("UPDATE main.sync_batch SET replay = 1 WHERE replay = 2 AND user = ?1", &user)?;
+    own.iter().try_for_each(|(at, key)| store.settle(*at, key))?;
+    order::hold_dependents(store)?;
+    keys::provide(store)
 }
 
 /// A new identity: every batch that is still kept and may have to be sent again is numbered from 1, in its old order.
@@ -328,7 +360,7 @@ pub fn requeue(db: Db<'_>) -> Result<()> {
 /// The batches that a complete snapshot includes, and whose rows look different once they are confirmed.
 pub fn included(db: Db<'_>, last: &BatchId) -> Result<Vec<i64>> {
     db.all(
-        "SELECT id FROM main.sync_batch WHERE (state = 1 OR (state = 0 AND replay)) AND number <= ?1",
+        "SELECT id FROM main.sync_batch WHERE (state = 1 OR (state = 0 AND replay = 1)) AND number <= ?1",
         &[ValueRef::Integer(last.number)],
         |r| Ok(r.integer(0)),
     )

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 /// Format of the library's tables. A file with a higher one was written by a newer library and is refused untouched; one with a
 /// lower one is brought up to date by the first call that works with it.
-pub const FORMAT: i64 = 2;
+pub const FORMAT: i64 = 3;
 
 const VIEWS: &str = include_str!("sql/views.sql");
 
@@ -71,14 +71,17 @@ pub fn create(db: Db<'_>) -> Result<()> {
     meta::set(db, "device", ValueRef::Text(&Uuid::new_v4().to_string()))
 }
 
-/// From format 1; a later format adds its script behind it.
+/// From any older format, step by step.
 fn upgrade(db: Db<'_>) -> Result<()> {
     let views = "SELECT name FROM main.sqlite_schema WHERE type = 'view' AND name LIKE 'sync\\_%' ESCAPE '\\'";
     for name in db.all(views, &[], |row| Ok(row.text(0)))? {
         db.run(&format!("DROP VIEW main.{}", table::quote(&name)), &[])?;
     }
     db.run("DROP TRIGGER IF EXISTS main.sync_marker_seq", &[])?;
-    db.script(include_str!("sql/from_1.sql"))?;
+    if format(db)? < 2 {
+        db.script(include_str!("sql/from_1.sql"))?;
+    }
+    db.script(include_str!("sql/from_2.sql"))?;
     db.script(VIEWS)?;
     table::load(db)?.iter().try_for_each(|info| capture::install(db, info))
 }

@@ -149,9 +149,12 @@ pub fn next_id(db: Db<'_>, name: &str) -> Result<i64> {
 /// Gives leased numbers to rows that wait for them, the oldest first; batches that wait for none may be sent. While a publish writes.
 pub fn provide(store: &mut Store<'_>) -> Result<()> {
     let db = store.db;
-    let waiting = db.all("SELECT id, batch, tbl, key FROM main.sync_change WHERE chosen ORDER BY id", &[], |r| {
-        Ok((r.integer(0), r.integer(1), r.integer(2), r.integer(3)))
-    })?;
+    let waiting = db.all(
+        "SELECT c.id, c.batch, c.tbl, c.key FROM main.sync_change c JOIN main.sync_batch b ON b.id = c.batch \
+         WHERE c.chosen AND b.replay < 2 ORDER BY c.id",
+        &[],
+        |r| Ok((r.integer(0), r.integer(1), r.integer(2), r.integer(3))),
+    )?;
     let mut moves: HashMap<usize, Vec<Move>> = HashMap::new();
     let mut settled = db.prepare("UPDATE main.sync_change SET chosen = 0 WHERE id = ?1")?;
     for (change, batch, table, old) in waiting {

@@ -43,13 +43,16 @@ impl Why<'_> {
 }
 
 /// Writes rows to `sync_lost`.
-pub struct Keeper<'c>(Statement<'c>);
+pub struct Keeper<'c> {
+    insert: Statement<'c>,
+    user: String,
+}
 
 impl<'c> Keeper<'c> {
     pub fn new(db: Db<'c>) -> Result<Self> {
-        let sql = "INSERT INTO main.sync_lost(at, table_name, key, row, server, tbl, body, reason) SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8 \
-             WHERE NOT EXISTS (SELECT 1 FROM main.sync_lost WHERE tbl = ?6 AND key = ?3 AND body = ?7)";
-        Ok(Keeper(db.prepare(sql)?))
+        let sql = "INSERT INTO main.sync_lost_row(at, table_name, key, row, server, tbl, body, reason, user) SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9 \
+             WHERE NOT EXISTS (SELECT 1 FROM main.sync_lost_row WHERE tbl = ?6 AND key = ?3 AND body = ?7 AND user = ?9)";
+        Ok(Keeper { insert: db.prepare(sql)?, user: meta::text(db, "user")? })
     }
 
     /// Keeps a row that was here.
@@ -57,7 +60,7 @@ impl<'c> Keeper<'c> {
         let texts = [json::of_key(&info.key_of(row).0).to_string(), of_row(info, row).to_string()];
         let server = if let Why::Server(Some(row)) = why { Some(of_row(info, row).to_string()) } else { None };
         let body = pack(info, &row.iter().map(Value::as_ref).collect::<Vec<_>>());
-        self.0.run(&[
+        self.insert.run(&[
             ValueRef::Integer(meta::now()),
             ValueRef::Text(&info.table.name),
             ValueRef::Text(&texts[0]),
@@ -66,6 +69,7 @@ impl<'c> Keeper<'c> {
             ValueRef::Integer(info.id),
             ValueRef::Blob(&body),
             ValueRef::Text(why.reason()),
+            ValueRef::Text(&self.user),
         ])
     }
 }
@@ -83,10 +87,14 @@ struct Lost {
 }
 
 fn read(store: &Store<'_>, sql: &str, binds: &[ValueRef<'_>]) -> Result<Vec<Lost>> {
-    let found = store.db.all(&format!("SELECT id, tbl, body FROM main.sync_lost WHERE {sql}"), binds, |r| {
-        let at = store.by_id(r.integer(1)).filter(|at| !store.infos[*at].retired);
-        at.map(|at| Ok(Lost { id: r.integer(0), at, row: unpack(&store.infos[at], &r.blob(2))? })).transpose()
-    })?;
+    let found = store.db.all(
+        &format!("SELECT id, tbl, body FROM main.sync_lost_row WHERE {sql} AND user IN (SELECT user FROM main.sync_user)"),
+        binds,
+        |r| {
+            let at = store.by_id(r.integer(1)).filter(|at| !store.infos[*at].retired);
+            at.map(|at| Ok(Lost { id: r.integer(0), at, row: unpack(&store.infos[at], &r.blob(2))? })).transpose()
+        },
+    )?;
     Ok(found.into_iter().flatten().collect())
 }
 
@@ -160,11 +168,6 @@ pub fn discard(db: Db<'_>, id: i64) -> Result<()> {
     })
 }
 
-/// Lets go of all of them: another user signs in.
-pub fn forget_all(db: Db<'_>) -> Result<()> {
-    db.run("DELETE FROM main.sync_lost", &[])
-}
-
 fn exists(db: Db<'_>, id: i64) -> Result<()> {
     match db.number("SELECT count(*) FROM main.sync_lost WHERE id = ?1", &[ValueRef::Integer(id)])? {
         0 => Err(Error::plain(format!("there is no lost row {id}: take an id from sync_lost"))),
@@ -173,5 +176,5 @@ fn exists(db: Db<'_>, id: i64) -> Result<()> {
 }
 
 fn forget(db: Db<'_>, id: i64) -> Result<()> {
-    db.run("DELETE FROM main.sync_lost WHERE id = ?1", &[ValueRef::Integer(id)])
+    db.run("DELETE FROM main.sync_lost_row WHERE id = ?1", &[ValueRef::Integer(id)])
 }

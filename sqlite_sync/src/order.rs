@@ -12,10 +12,10 @@ use std::collections::{BTreeSet, HashSet};
 use sync_shared::message::{Change, ChangeKind, Reference};
 use sync_shared::{row, Value, ValueRef};
 
-/// Batches that are still to be sent and have no number.
-const UNNUMBERED: &str = "b.state IN (0, 4) AND b.number IS NULL";
+/// Batches of the signed-in user that are still to be sent and have no number.
+const UNNUMBERED: &str = "b.state IN (0, 4) AND b.replay < 2 AND b.number IS NULL";
 /// Batches that may still move: nor did they have a number under another device id.
-const MOVABLE: &str = "b.state IN (0, 4) AND b.number IS NULL AND b.former IS NULL";
+const MOVABLE: &str = "b.state IN (0, 4) AND b.replay < 2 AND b.number IS NULL AND b.former IS NULL";
 
 /// What the batches that wait have in common, so that nothing is looked up where all are alike.
 pub struct Order {

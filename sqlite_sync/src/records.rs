@@ -110,8 +110,7 @@ fn said(store: &Store<'_>, plan: &Plan, outcome: Outcome) -> serde_json::Value {
 
 /// The note of a rejected batch, which must be there.
 fn rejected(db: Db<'_>, id: i64) -> Result<String> {
-    let note =
-        db.first("SELECT note FROM main.sync_batch WHERE id = ?1 AND state = 3", &[ValueRef::Integer(id)], |r| Ok(r.text(0)))?;
+    let note = db.first("SELECT note FROM main.sync_rejected WHERE id = ?1", &[ValueRef::Integer(id)], |r| Ok(r.text(0)))?;
     note.ok_or_else(|| Error::plain(format!("there is no rejected batch {id}: take an id from sync_rejected")))
 }
 
@@ -209,7 +208,7 @@ pub fn keep_rest(store: &Store<'_>, at: usize, key: &Key, row: &[Value]) -> Resu
     let (db, info, mut scratch) = (store.db, &store.infos[at], Vec::new());
     let rejected = db.all(
         "SELECT c.id, c.body FROM main.sync_change c JOIN main.sync_batch b ON b.id = c.batch \
-         WHERE c.tbl = ?1 AND c.key = ?2 AND b.state = 3",
+         WHERE c.tbl = ?1 AND c.key = ?2 AND b.id IN (SELECT id FROM main.sync_rejected)",
         &[ValueRef::Integer(info.id), key.stored(&mut scratch)],
         |row| Ok((row.integer(0), unpack_change(&row.blob(1))?)),
     )?;
@@ -223,7 +222,7 @@ pub fn keep_rest(store: &Store<'_>, at: usize, key: &Key, row: &[Value]) -> Resu
 
 /// Whether there are rejected batches.
 pub fn any_rejected(db: Db<'_>) -> Result<bool> {
-    Ok(db.number("SELECT EXISTS (SELECT 1 FROM main.sync_batch WHERE state = 3)", &[])? != 0)
+    Ok(db.number("SELECT EXISTS (SELECT 1 FROM main.sync_rejected)", &[])? != 0)
 }
 
 /// Applies the application's edits: `[{"table": "t", "key": [1], "new": {"title": "x"}}]`, or `"skip": true` to leave a change out.
@@ -297,7 +296,7 @@ pub fn discard(db: Db<'_>, id: i64) -> Result<()> {
 fn forget(db: Db<'_>, id: i64) -> Result<()> {
     let id = [ValueRef::Integer(id)];
     db.run("DELETE FROM main.sync_change WHERE batch = ?1", &id)?;
-    db.run("DELETE FROM main.sync_conflicts WHERE batch = ?1", &id)?;
+    db.run("DELETE FROM main.sync_conflict WHERE batch = ?1", &id)?;
     db.run("DELETE FROM main.sync_batch WHERE id = ?1", &id)
 }
 
@@ -305,11 +304,11 @@ fn forget(db: Db<'_>, id: i64) -> Result<()> {
 pub fn discard_conflict(db: Db<'_>, id: i64) -> Result<()> {
     file::ready(db)?;
     transaction(db, || {
-        db.run("DELETE FROM main.sync_conflicts WHERE id = ?1", &[ValueRef::Integer(id)])?;
-        if db.changes() == 0 {
+        let id_bind = [ValueRef::Integer(id)];
+        if db.number("SELECT count(*) FROM main.sync_conflicts WHERE id = ?1", &id_bind)? == 0 {
             return Err(Error::plain(format!("there is no conflict {id}: take an id from sync_conflicts")));
         }
-        Ok(())
+        db.run("DELETE FROM main.sync_conflict WHERE id = ?1", &id_bind)
     })
 }
 
@@ -320,6 +319,6 @@ pub fn expire(db: Db<'_>) -> Result<()> {
     for id in db.all("SELECT id FROM main.sync_batch WHERE state = 3 AND at < ?1", &before, |r| Ok(r.integer(0)))? {
         forget(db, id)?;
     }
-    db.run("DELETE FROM main.sync_lost WHERE at < ?1", &before)?;
-    db.run("DELETE FROM main.sync_conflicts WHERE at < ?1", &before)
+    db.run("DELETE FROM main.sync_lost_row WHERE at < ?1", &before)?;
+    db.run("DELETE FROM main.sync_conflict WHERE at < ?1", &before)
 }

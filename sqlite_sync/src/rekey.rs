@@ -57,7 +57,7 @@ pub fn apply(store: &mut Store<'_>, at: usize, moves: &[Move]) -> Result<()> {
         .db
         .prepare(
             "SELECT c.id, c.batch, c.body FROM main.sync_change c JOIN main.sync_batch b ON b.id = c.batch \
-             WHERE c.batch >= ?1 AND b.state IN (0, 4) AND b.number IS NULL ORDER BY c.id",
+             WHERE c.batch >= ?1 AND b.state IN (0, 4) AND b.replay < 2 AND b.number IS NULL ORDER BY c.id",
         )?
         .each(&[ValueRef::Integer(first)], |row| {
             let mut change = unpack_change(&row.blob(2))?;

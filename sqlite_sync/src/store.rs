@@ -57,7 +57,7 @@ impl<'c> Store<'c> {
             drop_shadow: db.later("DELETE FROM main.sync_shadow WHERE tbl = ?1 AND key = ?2"),
             pending: db.later(
                 "SELECT c.id, c.batch, b.bytes, b.state IN (0, 4), coalesce(b.number, 0), c.body FROM main.sync_change c JOIN main.sync_batch b ON b.id = c.batch \
-                 WHERE c.tbl = ?1 AND c.key = ?2 AND b.replay AND b.state IN (0, 1, 4) ORDER BY c.id",
+                 WHERE c.tbl = ?1 AND c.key = ?2 AND b.replay = 1 AND b.state IN (0, 1, 4) ORDER BY c.id",
             ),
             written: None,
         })

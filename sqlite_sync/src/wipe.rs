@@ -21,7 +21,7 @@ pub fn keep(db: Db<'_>) -> Result<Answer> {
         meta::next_turn(db)?;
         // Nothing is claimed as held: the next user gets all of their buckets, and those of nobody go.
         db.run("UPDATE main.sync_bucket SET refetch = 1", &[])?;
-        let pending = db.number("SELECT count(*) FROM main.sync_pending", &[])?;
+        let pending = db.number("SELECT count(*) FROM main.sync_batch WHERE state IN (0, 1, 4)", &[])?;
         Answer::text(&json!({ "kept": true, "pending": pending }).to_string())
     })
 }

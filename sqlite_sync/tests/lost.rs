@@ -118,14 +118,14 @@ fn lost_rows_with_composite_keys_are_told_apart_and_given_back() {
 fn lost_rows_expire_with_the_records() {
     let device = Device::with(&[row(1, "a"), row(2, "b")]);
     restored(&device, &[]);
-    device.run("UPDATE sync_lost SET at = at - 89 * 86400000000 WHERE key = '[\"k1\"]'");
+    device.run("UPDATE sync_lost_row SET at = at - 89 * 86400000000 WHERE key = '[\"k1\"]'");
     device.apply(&page(&[]).publish().known());
     assert_eq!(device.status("lost"), 2);
-    device.run("UPDATE sync_lost SET at = at - 2 * 86400000000 WHERE key = '[\"k1\"]'");
+    device.run("UPDATE sync_lost_row SET at = at - 2 * 86400000000 WHERE key = '[\"k1\"]'");
     device.apply(&page(&[]).publish().known());
     assert_eq!(device.text("SELECT group_concat(key) FROM sync_lost"), r#"["k2"]"#);
     device.run(
-        "UPDATE sync_setting SET value = 1 WHERE name = 'keep_records_days'; UPDATE sync_lost SET at = at - 2 * 86400000000",
+        "UPDATE sync_setting SET value = 1 WHERE name = 'keep_records_days'; UPDATE sync_lost_row SET at = at - 2 * 86400000000",
     );
     device.apply(&page(&[]).publish().known());
     assert_eq!(device.status("lost"), 0);
@@ -141,12 +141,16 @@ fn another_user_never_sees_what_the_first_one_lost() {
         assert_eq!(device.status("lost"), 2);
         device.text("SELECT sync_sign_out('keep')");
         device.apply(&message);
-        assert_eq!(device.number("SELECT count(*) FROM sync_lost"), 0);
+        assert_eq!(device.number("SELECT count(*) FROM sync_lost") + device.status("lost"), 0);
+        let refused = device.db.query_row("SELECT sync_restore_lost(id) FROM sync_lost_row", [], |r| r.get::<_, String>(0));
+        assert!(refused.unwrap_err().to_string().contains("there is no lost row"));
+        device.apply(&page(&[]).user("anna"));
+        assert_eq!(device.status("lost"), 2, "they wait for whose they are");
     }
 }
 
 #[test]
-fn an_answer_to_a_push_of_another_user_takes_the_lost_rows_too() {
+fn an_answer_to_a_push_of_another_user_hides_the_lost_rows_too() {
     let device = Device::with(&[row(1, "a")]);
     restored(&device, &[]);
     device.text("SELECT sync_sign_out('keep')");
@@ -159,7 +163,7 @@ fn the_same_user_finds_lost_rows_after_signing_in_again() {
     let device = Device::with(&[row(1, "a"), row(2, "b")]);
     restored(&device, &[row(2, "b")]);
     device.text("SELECT sync_sign_out('keep')");
-    assert_eq!(device.status("lost"), 1);
+    assert_eq!(device.status("lost"), 0, "nobody is signed in");
     device.apply(&page(&[row(2, "b")]).starting_empty().publish());
     assert_eq!(device.status("lost"), 1);
     restore(&device).unwrap();

@@ -233,7 +233,7 @@ fn another_users_batches_wait_for_their_user() {
     answer.user = "bert".into();
     answer.last = None;
     device.apply_message(&answer);
-    assert_eq!(device.titles(), ["1:of anna"]);
+    assert_eq!(device.titles(), ["1:a"], "bert sees what the server has");
     device.run("UPDATE notes SET rank = 2");
     let second = device.push_request().unwrap();
     assert_ne!(second.device, first.device, "the server ties a device to its user");
@@ -244,6 +244,7 @@ fn another_users_batches_wait_for_their_user() {
     device.apply_message(&answer);
     assert!(device.push().is_empty());
     device.apply(&page(&[]).publish().known().user("anna"));
+    assert_eq!(device.titles(), ["1:of anna"]);
     let again = device.push();
     assert_eq!((again.len(), again[0].id.number, again[0].id.random), (1, 1, of_anna[0].id.random));
 }

@@ -281,7 +281,7 @@ fn records_expire() {
     let device = Device::with(&[row(1, "a")]);
     let old = refused(&device, "UPDATE notes SET title = 'x'");
     refused(&device, "UPDATE notes SET title = 'y'");
-    device.run("INSERT INTO sync_conflicts(at, table_name) VALUES (1, 'notes')");
+    device.run("INSERT INTO sync_conflict(at, table_name) VALUES (1, 'notes')");
     device.run(&format!("UPDATE sync_batch SET at = at - 91 * 86400000000 WHERE id = {old}"));
     device.apply(&page(&[]).publish().known());
     assert_eq!(device.number("SELECT count(*) FROM sync_rejected"), 1);

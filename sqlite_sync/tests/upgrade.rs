@@ -34,7 +34,7 @@ fn an_older_file_becomes_as_a_new_one() {
     assert_ne!(made(&device), made(&new));
     device.request();
     assert_eq!(made(&device), made(&new));
-    assert_eq!(device.status("format"), 2);
+    assert_eq!(device.status("format"), 3);
 }
 
 #[test]

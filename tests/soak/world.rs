@@ -126,7 +126,7 @@ impl World {
             self.run(&format!("UPDATE {table} SET {column} = {column} - interval '1 day'"));
         }
         for device in &self.devices {
-            device.run(&format!("UPDATE sync_batch SET at = at - {DAY_MICROS}; UPDATE sync_conflicts SET at = at - {DAY_MICROS}; UPDATE sync_moved_key SET at = at - {DAY_MICROS}"));
+            device.run(&format!("UPDATE sync_batch SET at = at - {DAY_MICROS}; UPDATE sync_conflict SET at = at - {DAY_MICROS}; UPDATE sync_moved_key SET at = at - {DAY_MICROS}"));
             device.run(&format!(
                 "UPDATE sync_meta SET value = value - {DAY_MICROS} WHERE name IN ('verified_at', 'published_at', 'pushed_at')"
             ));

@@ -1,4 +1,4 @@
--- What the library keeps in the database file, format 2. Statements are separated by blank lines. views.sql shows how to read it.
+-- What the library keeps in the database file, format 3. Statements are separated by blank lines. views.sql shows how to read it.
 -- Readable by anyone; to be written only where it says so.
 CREATE TABLE sync_meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 
@@ -45,7 +45,8 @@ CREATE TABLE sync_log(seq INTEGER PRIMARY KEY, tbl, kind, at, txn, c1);
 -- sync_note and sync_priority would: INSERT INTO sync_marker(note, priority) VALUES ('{"from":"import"}', 5).
 CREATE TABLE sync_marker(id INTEGER PRIMARY KEY, seq INTEGER, note TEXT, priority INTEGER);
 
--- Local transactions. state: 0 waiting, 1 answered, 2 confirmed, 3 rejected, 4 held. replay: still shown on top of the server's rows.
+-- Local transactions, each of the user who made it. state: 0 waiting, 1 answered, 2 confirmed, 3 rejected, 4 held. replay: 1 still shown on
+-- top of the server's rows, 2 to be shown again once its user is back.
 -- place: its priority, or that of a more urgent one that depends on it. former: the number it had under another device id.
 -- keyless: waits for a number of the server's, 1 for a row of its own, 2 for one that it depends on. whole: the server asked for whole
 -- rows, and its updates say what is known of them.
@@ -70,23 +71,22 @@ CREATE INDEX sync_change_batch ON sync_change(batch);
 CREATE TABLE sync_shadow(tbl INTEGER NOT NULL, key, body BLOB, error TEXT, PRIMARY KEY(tbl, key)) WITHOUT ROWID;
 
 -- Conflicts that the server decided in this device's batches, and rows that a constraint kept out of a rejected one (policy
--- constraint); the application may DELETE.
-CREATE TABLE sync_conflicts(id INTEGER PRIMARY KEY, batch INTEGER, at INTEGER, table_name TEXT, key TEXT, column_name TEXT,
-  base, theirs, mine, result, reason TEXT, policy TEXT NOT NULL DEFAULT '');
+-- constraint). user: whose.
+CREATE TABLE sync_conflict(id INTEGER PRIMARY KEY, batch INTEGER, at INTEGER, table_name TEXT, key TEXT, column_name TEXT,
+  base, theirs, mine, result, reason TEXT, policy TEXT NOT NULL DEFAULT '', user TEXT NOT NULL DEFAULT '');
 
 CREATE INDEX sync_change_chosen ON sync_change(batch) WHERE chosen;
 
-CREATE INDEX sync_conflicts_batch ON sync_conflicts(batch);
+CREATE INDEX sync_conflict_batch ON sync_conflict(batch);
 
-CREATE INDEX sync_conflicts_table ON sync_conflicts(table_name);
+CREATE INDEX sync_conflict_table ON sync_conflict(table_name);
 
 -- Rows that were here and that went without anybody's write: the server went back in time and has lost them, or has them as something else
--- (server: what it has, NULL: nothing), or they were in no bucket (reason says which); body: the row. The application may give them back
--- (sync_restore_lost) or DELETE them.
-CREATE TABLE sync_lost(id INTEGER PRIMARY KEY, at INTEGER NOT NULL, table_name TEXT NOT NULL, key TEXT NOT NULL, row TEXT NOT NULL,
-  server TEXT, tbl INTEGER NOT NULL, body BLOB NOT NULL, reason TEXT NOT NULL DEFAULT '');
+-- (server: what it has, NULL: nothing), or they were in no bucket (reason says which); body: the row; user: who had it.
+CREATE TABLE sync_lost_row(id INTEGER PRIMARY KEY, at INTEGER NOT NULL, table_name TEXT NOT NULL, key TEXT NOT NULL, row TEXT NOT NULL,
+  server TEXT, tbl INTEGER NOT NULL, body BLOB NOT NULL, reason TEXT NOT NULL DEFAULT '', user TEXT NOT NULL DEFAULT '');
 
-CREATE INDEX sync_lost_key ON sync_lost(tbl, key);
+CREATE INDEX sync_lost_row_key ON sync_lost_row(tbl, key);
 
 -- Numbers that the server leased for new keys of a table, from first on, step apart: next is the next, so many of size remain. held: the
 -- server went back in time and may not remember; 1 to be told of it, 2 told.

@@ -50,7 +50,7 @@ pub fn answered(store: &mut Store<'_>, reply: &PushReply, verdicts: &mut [i64; 5
         PushState::Revoked => {}
     }
     progress |= db.number("SELECT count(*) FROM main.sync_batch WHERE state = 0 AND number IS NOT NULL", &[])? == 0;
-    let stalls = if progress { 0 } else { meta::number(db, "stalls")? + 1 };
+    let stalls = if progress { 0 } else { meta::number(db, "stalls")?.saturating_add(1) };
     meta::set_number(db, "stalls", stalls)?;
     if stalls >= STALLS || (reply.state == PushState::Taken && !progress) {
         meta::set_number(db, "deferred", DEFERRED)?;

@@ -94,7 +94,7 @@ fn order_to_wipe(db: Db<'_>, kind: Kind, bytes: &[u8]) -> Result<Option<String>>
         return Ok(None);
     }
     let notice: Notice = envelope::decode(bytes)?;
-    Ok((notice.kind == NoticeKind::Wipe && !is_late(db, notice.turn)?).then_some(notice.message))
+    Ok((notice.kind == NoticeKind::Wipe && notice.turn != 0 && !is_late(db, notice.turn)?).then_some(notice.message))
 }
 
 fn delta(store: Store<'_>, bytes: &[u8]) -> Result<Report> {
@@ -153,7 +153,7 @@ fn late() -> Report {
 
 /// Whether to ask again at once. A table that stays locked is left for the next round, or the loop would not end before the lock.
 fn retries(db: Db<'_>) -> Result<bool> {
-    let tried = meta::number(db, "retries")? + 1;
+    let tried = meta::number(db, "retries")?.saturating_add(1);
     meta::set_number(db, "retries", tried % RETRIES)?;
     Ok(tried < RETRIES)
 }

@@ -3,6 +3,7 @@
 //! What must stay true: a number is given when a batch is first sent, and never to two batches of one device id; the random
 //! bytes stay with a batch for ever, so that the server recognises one that it has under whatever number.
 
+use crate::damage;
 use crate::error::{Error, Result};
 use crate::host::{Db, Statement};
 use crate::json;
@@ -176,7 +177,7 @@ pub fn next_push(db: Db<'_>) -> Result<Option<Vec<u8>>> {
         let number = match next.number {
             Some(number) => number,
             None => {
-                let number = meta::number(db, "last_number")? + 1;
+                let number = meta::number(db, "last_number")?.saturating_add(1);
                 meta::set_number(db, "last_number", number)?;
                 let binds = [ValueRef::Integer(next.id), ValueRef::Integer(number)];
                 db.run("UPDATE main.sync_batch SET number = ?2, former = NULL WHERE id = ?1", &binds)?;
@@ -223,10 +224,10 @@ fn next_batches(db: Db<'_>, user: &str) -> Result<Vec<Next>> {
                 number: if let ValueRef::Integer(n) = row.value(1) { Some(n) } else { None },
                 numbered_before: row.integer(2) != 0,
                 place: row.integer(3),
-                random: row.blob(4).try_into().map_err(|_| Error::plain("sync_batch is damaged: a batch has no random bytes"))?,
+                random: row.blob(4).try_into().map_err(|_| damage::of("a batch of sync_batch has no random bytes"))?,
                 edited: row.integer(5),
                 user: row.text(6),
-                bytes: row.integer(7) as usize,
+                bytes: usize::try_from(row.integer(7)).unwrap_or(0),
                 note: row.text(8),
                 whole: row.integer(9) != 0,
             })
@@ -235,7 +236,7 @@ fn next_batches(db: Db<'_>, user: &str) -> Result<Vec<Next>> {
     let first = found.first().map_or(0, |b| b.place);
     let (mut total, mut count) = (0, 0);
     for next in &found {
-        total += next.bytes;
+        total = usize::saturating_add(total, next.bytes);
         let less_urgent = next.number.is_none() && !next.numbered_before && next.place > first;
         if count > 0 && (total > limits::PUSH_BYTES || less_urgent) {
             break;
@@ -333,7 +334,7 @@ pub fn gap(db: Db<'_>, last: i64) -> Result<()> {
         db.all("SELECT number FROM main.sync_batch WHERE state = 0 AND number IS NOT NULL ORDER BY number", &[], |r| {
             Ok(r.integer(0))
         })?;
-    let broken = numbers.iter().zip(last + 1..).any(|(number, expected)| *number != expected);
+    let broken = numbers.iter().zip(1..).any(|(number, further)| *number != last.saturating_add(further));
     let unreachable = numbers.is_empty() && meta::number(db, "last_number")? != last;
     if broken || unreachable {
         return renumber(db);
@@ -398,7 +399,7 @@ pub fn ask_again(db: Db<'_>, last: i64) -> Result<()> {
     let missing = "state = 1 AND (number IS NULL OR number > ?1)";
     let last = [ValueRef::Integer(last)];
     let any = db.number(&format!("SELECT EXISTS (SELECT 1 FROM main.sync_batch WHERE {missing})"), &last)? != 0;
-    let times = if any { meta::number(db, "missed")? + 1 } else { 0 };
+    let times = if any { meta::number(db, "missed")?.saturating_add(1) } else { 0 };
     if times >= MISSED {
         db.run(&format!("UPDATE main.sync_batch SET state = 0 WHERE {missing}"), &last)?;
     }

@@ -9,6 +9,7 @@
 use crate::error::Result;
 use crate::host::Db;
 use crate::table::{quote, TableInfo};
+use std::collections::HashSet;
 use sync_shared::message::{ColumnDefault, TableMode};
 use sync_shared::ValueRef;
 
@@ -40,9 +41,10 @@ const NAMES: [&str; 9] =
 
 /// Gives the log room for `columns` columns.
 pub fn widen(db: Db<'_>, columns: usize) -> Result<()> {
-    let have = db.number("SELECT count(*) FROM pragma_table_info('sync_log') WHERE name GLOB 'c[0-9]*'", &[])?;
-    for number in have as usize + 1..=columns {
-        db.run(&format!("ALTER TABLE main.sync_log ADD COLUMN c{number}"), &[])?;
+    let have: HashSet<String> =
+        db.all("SELECT name FROM pragma_table_info('sync_log')", &[], |row| Ok(row.text(0)))?.into_iter().collect();
+    for name in (1..=columns).map(|number| format!("c{number}")).filter(|name| !have.contains(name)) {
+        db.run(&format!("ALTER TABLE main.sync_log ADD COLUMN {name}"), &[])?;
     }
     Ok(())
 }

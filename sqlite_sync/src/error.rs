@@ -51,6 +51,11 @@ impl Error {
         }
     }
 
+    /// Whether SQLite found a statement of this library's wrong, or a value of another kind than was put there.
+    pub fn is_unexpected(&self) -> bool {
+        matches!(self, Error::Sqlite { code, .. } if [host::ERROR, host::MISMATCH, host::CONSTRAINT].contains(&(code & 0xff)))
+    }
+
     /// Whether one row was refused by a constraint or by a trigger's RAISE, and the others may go on.
     pub fn is_constraint(&self) -> bool {
         matches!(self, Error::Sqlite { code, .. } if code & 0xff == host::CONSTRAINT)

@@ -1,6 +1,7 @@
 //! The library's own tables in the database file: recognised, made, brought up to date.
 
 use crate::capture;
+use crate::damage;
 use crate::error::{Error, Result};
 use crate::host::Db;
 use crate::meta;
@@ -15,23 +16,44 @@ pub const FORMAT: i64 = 3;
 
 const VIEWS: &str = include_str!("sql/views.sql");
 
+/// What a database file is to this library.
+pub enum State {
+    /// Nothing of the library's is there.
+    Empty,
+    /// The library's tables are there, in this format.
+    Format(i64),
+    /// Something else's table is in the way.
+    Taken,
+    /// The library's tables were there, and somebody has changed them.
+    Damaged,
+}
+
+/// Looks at the file.
+pub fn state(db: Db<'_>) -> Result<State> {
+    if db.number("SELECT count(*) FROM main.sqlite_schema WHERE name = 'sync_meta'", &[])? == 0 {
+        return Ok(if damage::is_ours(db) { State::Damaged } else { State::Empty });
+    }
+    match db.number("SELECT value FROM main.sync_meta WHERE name = 'format'", &[]) {
+        Ok(format) if format >= 1 => Ok(State::Format(format)),
+        Err(error) if !error.is_unexpected() => Err(error),
+        _ if damage::is_ours(db) => Ok(State::Damaged),
+        _ => Ok(State::Taken),
+    }
+}
+
 /// The format of the library's tables, 0 where there are none; refuses those of a newer library.
 pub fn format(db: Db<'_>) -> Result<i64> {
-    if db.number("SELECT count(*) FROM main.sqlite_schema WHERE name = 'sync_meta'", &[])? == 0 {
-        return Ok(0);
-    }
-    let format = db.number("SELECT value FROM main.sync_meta WHERE name = 'format'", &[])?;
-    if format > FORMAT {
-        return Err(Error::plain(format!(
+    match state(db)? {
+        State::Empty => Ok(0),
+        State::Format(format) if format <= FORMAT => Ok(format),
+        State::Format(format) => Err(Error::plain(format!(
             "this database was written by a newer sqlite_sync (format {format}, this library knows {FORMAT}): update the library; nothing was changed"
-        )));
-    }
-    if format < 1 {
-        return Err(Error::plain(
+        ))),
+        State::Taken => Err(Error::plain(
             "a table sync_meta exists that is not sqlite_sync's: rename it, names beginning with sync_ are reserved",
-        ));
+        )),
+        State::Damaged => Err(damage::of("sync_meta is missing or says no format")),
     }
-    Ok(format)
 }
 
 /// Whether the library's tables are there; those of an older library are brought up to date first.
@@ -73,15 +95,27 @@ pub fn create(db: Db<'_>) -> Result<()> {
 
 /// From any older format, step by step.
 fn upgrade(db: Db<'_>) -> Result<()> {
-    let views = "SELECT name FROM main.sqlite_schema WHERE type = 'view' AND name LIKE 'sync\\_%' ESCAPE '\\'";
-    for name in db.all(views, &[], |row| Ok(row.text(0)))? {
-        db.run(&format!("DROP VIEW main.{}", table::quote(&name)), &[])?;
-    }
-    db.run("DROP TRIGGER IF EXISTS main.sync_marker_seq", &[])?;
+    drop_views(db)?;
     if format(db)? < 2 {
         db.script(include_str!("sql/from_1.sql"))?;
     }
     db.script(include_str!("sql/from_2.sql"))?;
+    make_views(db)
+}
+
+/// Makes the views and all triggers anew: who changed them may not have meant to.
+pub fn make_views(db: Db<'_>) -> Result<()> {
+    drop_views(db)?;
     db.script(VIEWS)?;
-    table::load(db)?.iter().try_for_each(|info| capture::install(db, info))
+    let infos = table::load(db)?;
+    capture::widen(db, infos.iter().map(|info| info.tags.len()).max().unwrap_or(0))?;
+    infos.iter().try_for_each(|info| capture::install(db, info))
+}
+
+fn drop_views(db: Db<'_>) -> Result<()> {
+    let views = "SELECT name FROM main.sqlite_schema WHERE type = 'view' AND name LIKE 'sync\\_%' ESCAPE '\\'";
+    for name in db.all(views, &[], |row| Ok(row.text(0)))? {
+        db.run(&format!("DROP VIEW main.{}", table::quote(&name)), &[])?;
+    }
+    db.run("DROP TRIGGER IF EXISTS main.sync_marker_seq", &[])
 }

@@ -5,33 +5,44 @@ use crate::error::{Error, Result};
 use crate::host::{self, Answer, Db};
 use crate::store::Store;
 use crate::transaction::transaction;
-use crate::{batch, capture, file, json, keys, lost, pull, records, seal, sums, wipe};
+use crate::{batch, capture, damage, file, json, keys, lost, pull, records, seal, sums, wipe};
 use sqlite_loadable::FunctionFlags;
 use std::collections::BTreeMap;
 use sync_shared::{limits, ValueRef};
 
+/// Registers one, whose errors say so where something has changed the library's own tables.
+fn define(
+    db: Db<'_>,
+    name: &str,
+    args: i32,
+    flags: FunctionFlags,
+    body: impl Fn(Db<'_>, &[ValueRef<'_>]) -> Result<Answer> + 'static,
+) -> Result<()> {
+    host::define(db, name, args, flags, move |db, values| body(db, values).map_err(|error| damage::explain(db, error)))
+}
+
 /// Registers every function on a connection.
 pub fn register(db: Db<'_>) -> Result<()> {
     let flags = FunctionFlags::DIRECTONLY;
-    host::define(db, "pull_request", 0, flags, |db, _| pull::pull_request(db))?;
-    host::define(db, "apply_delta", 1, flags, |db, args| match args {
+    define(db, "pull_request", 0, flags, |db, _| pull::pull_request(db))?;
+    define(db, "apply_delta", 1, flags, |db, args| match args {
         [ValueRef::Blob(bytes)] => apply::apply_delta(db, bytes),
         _ => Err(Error::plain("apply_delta(blob) takes the bytes that the server answered, unchanged")),
     })?;
-    host::define(db, "pending_ops", 0, flags, |db, _| pending_ops(db))?;
-    host::define(db, "sync_subscribe", 2, flags, |db, args| match args {
+    define(db, "pending_ops", 0, flags, |db, _| pending_ops(db))?;
+    define(db, "sync_subscribe", 2, flags, |db, args| match args {
         [ValueRef::Text(rule), ValueRef::Text(params)] => subscribe(db, rule, params),
         _ => Err(Error::plain("sync_subscribe(rule, params) takes two texts; params is JSON such as '{\"name\":\"value\"}'")),
     })?;
     for count in [1, 2] {
-        host::define(db, "sync_unsubscribe", count, flags, |db, args| match args {
+        define(db, "sync_unsubscribe", count, flags, |db, args| match args {
             [ValueRef::Text(rule)] => unsubscribe(db, rule, None),
             [ValueRef::Text(rule), ValueRef::Text(params)] => unsubscribe(db, rule, Some(params)),
             _ => Err(Error::plain("sync_unsubscribe(rule[, params]) takes texts; without params all of the rule's go")),
         })?;
     }
     for count in [0, 1] {
-        host::define(db, "sync_verify", count, flags, |db, args| match args {
+        define(db, "sync_verify", count, flags, |db, args| match args {
             [] => verify(db, false),
             [ValueRef::Text("server")] => verify(db, true),
             _ => Err(Error::plain(
@@ -39,23 +50,24 @@ pub fn register(db: Db<'_>) -> Result<()> {
             )),
         })?;
     }
-    host::define(db, "sync_sign_out", 1, flags, |db, args| match args {
+    define(db, "sync_sign_out", 1, flags, |db, args| match args {
         [ValueRef::Text("keep")] => wipe::keep(db),
         [ValueRef::Text("wipe")] => wipe::wipe(db),
         _ => Err(Error::plain("sync_sign_out takes 'keep' (rows and unsent writes stay) or 'wipe' (everything synced goes)")),
     })?;
     register_records(db, flags)?;
     register_sayings(db, flags)?;
-    host::define(db, "sync_next_id", 1, flags, |db, args| match args {
+    define(db, "sync_next_id", 1, flags, |db, args| match args {
         [ValueRef::Text(table)] => Ok(Answer::Integer(keys::next_id(db, table)?)),
         _ => Err(Error::plain("sync_next_id(table) takes a table's name")),
     })?;
-    host::define(db, "sync_version", 0, flags, |_, _| Answer::text(env!("CARGO_PKG_VERSION")))
+    define(db, "sync_version", 0, flags, |_, _| Answer::text(env!("CARGO_PKG_VERSION")))
 }
 
 fn verify(db: Db<'_>, with_server: bool) -> Result<Answer> {
     transaction(db, || {
         file::ready(db)?;
+        file::make_views(db)?;
         let mut store = Store::open(db)?;
         let report = sums::verify(&mut store)?;
         if with_server {
@@ -67,14 +79,14 @@ fn verify(db: Db<'_>, with_server: bool) -> Result<Answer> {
 
 /// What the application says about its open transaction.
 fn register_sayings(db: Db<'_>, flags: FunctionFlags) -> Result<()> {
-    host::define(db, "sync_note", 1, flags, |db, args| match args {
+    define(db, "sync_note", 1, flags, |db, args| match args {
         [ValueRef::Text(note)] if note.len() > limits::NOTE_BYTES => {
             Err(Error::plain(format!("a note has at most {} bytes, this one has {}", limits::NOTE_BYTES, note.len())))
         }
         [note @ ValueRef::Text(text)] if json::is_json(text) => say(db, "sync_note", capture::NOTE, *note),
         _ => Err(Error::plain("sync_note(json) takes JSON as a text, such as '{\"why\":\"import\"}'")),
     })?;
-    host::define(db, "sync_priority", 1, flags, |db, args| match args {
+    define(db, "sync_priority", 1, flags, |db, args| match args {
         [priority @ ValueRef::Integer(_)] => say(db, "sync_priority", capture::PRIORITY, *priority),
         _ => Err(Error::plain("sync_priority(n) takes a whole number: 0 is usual, -1 is sooner, 1 is later")),
     })
@@ -91,25 +103,25 @@ fn say(db: Db<'_>, function: &str, kind: &str, value: ValueRef<'_>) -> Result<An
 
 fn register_records(db: Db<'_>, flags: FunctionFlags) -> Result<()> {
     for count in [1, 2] {
-        host::define(db, "sync_retry", count, flags, |db, args| match args {
+        define(db, "sync_retry", count, flags, |db, args| match args {
             [ValueRef::Integer(id)] => records::retry(db, *id, None),
             [ValueRef::Integer(id), ValueRef::Text(edits)] => records::retry(db, *id, Some(edits)),
             _ => Err(Error::plain("sync_retry(batch[, edits]) takes an id of sync_rejected, and edits as JSON")),
         })?;
     }
-    host::define(db, "sync_discard", 1, flags, |db, args| match args {
+    define(db, "sync_discard", 1, flags, |db, args| match args {
         [ValueRef::Integer(id)] => records::discard(db, *id).map(|()| Answer::Null),
         _ => Err(Error::plain("sync_discard(batch) takes an id of sync_rejected")),
     })?;
-    host::define(db, "sync_restore_lost", 1, flags, |db, args| match args {
+    define(db, "sync_restore_lost", 1, flags, |db, args| match args {
         [ValueRef::Integer(id)] => lost::restore(db, *id),
         _ => Err(Error::plain("sync_restore_lost(id) takes an id of sync_lost")),
     })?;
-    host::define(db, "sync_discard_lost", 1, flags, |db, args| match args {
+    define(db, "sync_discard_lost", 1, flags, |db, args| match args {
         [ValueRef::Integer(id)] => lost::discard(db, *id).map(|()| Answer::Null),
         _ => Err(Error::plain("sync_discard_lost(id) takes an id of sync_lost")),
     })?;
-    host::define(db, "sync_discard_conflict", 1, flags, |db, args| match args {
+    define(db, "sync_discard_conflict", 1, flags, |db, args| match args {
         [ValueRef::Integer(id)] => records::discard_conflict(db, *id).map(|()| Answer::Null),
         _ => Err(Error::plain("sync_discard_conflict(conflict) takes an id of sync_conflicts")),
     })

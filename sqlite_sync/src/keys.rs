@@ -36,7 +36,7 @@ pub fn wants(db: Db<'_>) -> Result<Vec<KeyWant>> {
     for info in table::load(db)?.iter().filter(|t| leases(t)) {
         let id = [ValueRef::Integer(info.id)];
         let stock = db.number("SELECT coalesce(sum(remaining), 0) FROM main.sync_lease WHERE tbl = ?1", &id)?;
-        let needed = db.number("SELECT count(*) FROM main.sync_change WHERE chosen AND tbl = ?1", &id)?;
+        let needed = db.number("SELECT count(*) FROM main.sync_change c JOIN main.sync_batch b ON b.id = c.batch WHERE c.chosen AND c.tbl = ?1 AND b.replay < 2", &id)?;
         if stock < needed || (stock < usual / 2 && !refused) {
             let count = usual.saturating_add(needed).saturating_sub(stock).clamp(1, i64::from(limits::KEYS_PER_LEASE));
             wants.push(KeyWant { table: info.table.tag, count: u32::try_from(count).unwrap_or(limits::KEYS_PER_LEASE) });
@@ -74,7 +74,7 @@ pub fn receive(store: &mut Store<'_>, given: &[KeyLease]) -> Result<()> {
         return provide(store);
     }
     if meta::number(db, "keys_asked")? != 0 {
-        meta::set_number(db, "keys_refused", meta::number(db, "keys_refused")? + 1)?;
+        meta::set_number(db, "keys_refused", meta::number(db, "keys_refused")?.saturating_add(1))?;
     }
     Ok(())
 }

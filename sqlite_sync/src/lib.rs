@@ -13,7 +13,7 @@
 //! - [`restage`]: staged pages in the order of a changed schema's columns; [`staged`]: what an unfinished pass leaves to the next
 //! - [`schema`]: tables from the server's schema; [`capture`]: their triggers, in plain SQL
 //! - [`boundary`]: which rows of the log are one transaction
-//! - [`file`]: the library's own tables; [`transaction`]: one around whatever a call does
+//! - [`file`]: the library's own tables; [`damage`]: what somebody else did to them; [`transaction`]: one around whatever a call does
 //! - [`table`], [`meta`], [`json`], [`error`]: a table's statements; remembered values; values as JSON; errors
 //! - [`host`]: every unsafe call into SQLite
 //!
@@ -25,6 +25,7 @@ mod apply;
 mod batch;
 mod boundary;
 mod capture;
+mod damage;
 mod error;
 mod file;
 mod functions;

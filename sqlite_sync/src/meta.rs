@@ -1,6 +1,7 @@
 //! The single values that the library remembers.
 
-use crate::error::{Error, Result};
+use crate::damage;
+use crate::error::Result;
 use crate::host::Db;
 use std::time::{SystemTime, UNIX_EPOCH};
 use sync_shared::{Value, ValueRef};
@@ -53,8 +54,7 @@ pub fn setting(db: Db<'_>, name: &str, default: i64) -> Result<i64> {
 
 /// This file's device id.
 pub fn device(db: Db<'_>) -> Result<Uuid> {
-    Uuid::parse_str(&text(db, "device")?)
-        .map_err(|_| Error::plain("sync_meta has no device id: this database is damaged, restore it or start from an empty one"))
+    Uuid::parse_str(&text(db, "device")?).map_err(|_| damage::of("sync_meta has no device id"))
 }
 
 /// Microseconds since 1970 UTC.

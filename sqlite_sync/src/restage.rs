@@ -2,9 +2,10 @@
 
 use crate::error::Result;
 use crate::host::Db;
+use crate::staged;
 use crate::table::TableInfo;
 use serde_bytes::ByteBuf;
-use sync_shared::message::{Affinity, Column, Delta, PartChanges};
+use sync_shared::message::{Affinity, Column, PartChanges};
 use sync_shared::{envelope, row, ValueRef};
 
 /// Rewrites the staged rows of tables that have other columns now. What changed in the new columns since, a later page says.
@@ -19,8 +20,7 @@ pub fn follow(db: Db<'_>, before: &[TableInfo], now: &[TableInfo]) -> Result<()>
     }
     for seq in db.all("SELECT seq FROM main.sync_stage ORDER BY seq", &[], |r| Ok(r.integer(0)))? {
         let number = ValueRef::Integer(seq);
-        let page = db.first("SELECT page FROM main.sync_stage WHERE seq = ?1", &[number], |r| Ok(r.blob(0)))?;
-        let mut delta: Delta = envelope::decode(&page.unwrap_or_default())?;
+        let mut delta = staged::read(db, seq)?;
         for changes in &mut delta.changes {
             if let Some((old, new)) = changed.iter().find(|(old, _)| old.table.tag == changes.table) {
                 rewrite(changes, old, new)?;

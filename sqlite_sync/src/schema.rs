@@ -124,6 +124,9 @@ fn check_columns(table: &Table) -> Result<()> {
     {
         return Err(Error::damaged(format_args!("an index of {:?} names a column that is not there", table.name)));
     }
+    if !table::is_sound(table) {
+        return Err(Error::damaged(format_args!("a reference of {:?} names a column that is not there", table.name)));
+    }
     Ok(())
 }
 

@@ -4,7 +4,7 @@
 //! shown yet stays in front of its pages, and they bring only the ranges that differ from it. Buckets that are shown are compared as
 //! they are shown, so pages are forgotten as far as they speak of those.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::host::Db;
 use crate::meta;
 use crate::store::Store;
@@ -102,9 +102,11 @@ fn numbers(db: Db<'_>) -> Result<Vec<i64>> {
     db.all("SELECT seq FROM main.sync_stage ORDER BY seq", &[], |r| Ok(r.integer(0)))
 }
 
-fn read(db: Db<'_>, seq: i64) -> Result<Delta> {
+pub fn read(db: Db<'_>, seq: i64) -> Result<Delta> {
     let page = db.first("SELECT page FROM main.sync_stage WHERE seq = ?1", &[ValueRef::Integer(seq)], |r| Ok(r.blob(0)))?;
-    Ok(envelope::decode(&page.unwrap_or_default())?)
+    envelope::decode(&page.unwrap_or_default()).map_err(|_| {
+        Error::plain("a page of sync_stage cannot be read, since something has changed it: sync_sign_out('keep') forgets the download that it belongs to")
+    })
 }
 
 /// A page of which nothing is left goes.

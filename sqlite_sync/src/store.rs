@@ -3,6 +3,7 @@
 //! What must stay true: a key without a shadow shows exactly the server's row. A key has a shadow while an unconfirmed batch
 //! touches it, or while its row could not be written (`error`); [`Store::settle`] alone decides when it goes.
 
+use crate::damage;
 use crate::error::{Error, Result};
 use crate::host::{Db, Later};
 use crate::meta;
@@ -176,7 +177,7 @@ impl<'c> Store<'c> {
                 let before = pack_change(&change)?.len();
                 change.rest = rest_of(&self.infos[at], known, &change);
                 let body = pack_change(&change)?;
-                let bytes = bytes + (body.len() - before) as i64;
+                let bytes = bytes.saturating_add(body.len() as i64 - before as i64);
                 // One that is too large to be sent like this stays as it is.
                 if bytes <= limits::BATCH_BYTES as i64 {
                     let binds = [ValueRef::Integer(id), ValueRef::Blob(&body)];
@@ -314,7 +315,8 @@ pub fn unpack(info: &TableInfo, bytes: &[u8]) -> Result<Vec<Value>> {
     let mut row = vec![Value::Null; info.tags.len()];
     let mut reader = row::Reader::new(bytes);
     while !reader.is_empty() {
-        let (tag, value) = (reader.value()?, reader.value()?);
+        let pair = reader.value().and_then(|tag| Ok((tag, reader.value()?)));
+        let (tag, value) = pair.map_err(|_| damage::of("a row that is kept cannot be read"))?;
         if let ValueRef::Integer(tag) = tag {
             if let Some(at) = Tag::try_from(tag).ok().and_then(|t| info.position(t)) {
                 row[at] = value.to_owned();
@@ -331,8 +333,7 @@ pub fn pack_change(change: &Change) -> Result<Vec<u8>> {
 
 /// Back from [`pack_change`].
 pub fn unpack_change(bytes: &[u8]) -> Result<Change> {
-    rmp_serde::from_slice(bytes)
-        .map_err(|_| Error::plain("sync_change is damaged: restore this database or start from an empty one"))
+    rmp_serde::from_slice(bytes).map_err(|_| damage::of("a change of sync_change cannot be read"))
 }
 
 /// Runs `body` with `applying` set, and the triggers of this connection as the tables need them.

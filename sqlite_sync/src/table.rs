@@ -2,7 +2,8 @@
 //!
 //! Values always stand in the order of the schema's columns (their tags), which is the order on the wire and in hashes.
 
-use crate::error::{Error, Result};
+use crate::damage;
+use crate::error::Result;
 use crate::host::{Db, Row};
 use sync_shared::hash::Tag;
 use sync_shared::message::{Affinity, Table};
@@ -30,11 +31,24 @@ pub fn quote(name: &str) -> String {
 
 /// All tables of the registry.
 pub fn load(db: Db<'_>) -> Result<Vec<TableInfo>> {
-    db.all("SELECT id, body, retired FROM main.sync_table ORDER BY id", &[], |row| {
-        let table = rmp_serde::from_slice(&row.blob(1))
-            .map_err(|_| Error::plain("sync_table is damaged: restore this database or start from an empty one"))?;
+    db.all("SELECT id, body, retired, name FROM main.sync_table ORDER BY id", &[], |row| {
+        let table: Option<Table> = rmp_serde::from_slice(&row.blob(1)).ok().filter(|t| is_sound(t) && t.name == row.text(3));
+        let table = table.ok_or_else(|| damage::of("a table of sync_table cannot be read"))?;
         Ok(TableInfo::new(row.integer(0), table, row.integer(2) != 0))
     })
+}
+
+/// What the other modules count on. schema.rs checks more, once, and says what is wrong.
+pub fn is_sound(table: &Table) -> bool {
+    let columns = &table.columns;
+    let within = |list: &[u16]| !list.is_empty() && list.iter().all(|c| usize::from(*c) < columns.len());
+    let mut keys: Vec<u16> = columns.iter().map(|c| c.key).filter(|k| *k > 0).collect();
+    keys.sort_unstable();
+    !keys.is_empty()
+        && keys.iter().zip(1..).all(|(key, n)| *key == n)
+        && columns.windows(2).all(|pair| pair[0].tag < pair[1].tag)
+        && table.indexes.iter().all(|index| within(index))
+        && table.references.iter().all(|reference| within(&reference.columns))
 }
 
 impl TableInfo {
@@ -138,10 +152,12 @@ impl Key {
 
     /// Back from [`Key::stored`].
     pub fn from_stored(value: ValueRef<'_>, columns: usize) -> Result<Key> {
-        match value {
-            ValueRef::Blob(bytes) if columns > 1 => Ok(Key(row::decode(bytes)?)),
-            other => Ok(Key(vec![other.to_owned()])),
-        }
+        let key = match value {
+            ValueRef::Blob(bytes) if columns > 1 => row::decode(bytes).ok().filter(|key| key.len() == columns).map(Key),
+            other if columns == 1 => Some(Key(vec![other.to_owned()])),
+            _ => None,
+        };
+        key.ok_or_else(|| damage::of("a key that is kept cannot be read"))
     }
 
     /// Bytes that tell keys apart in maps.

@@ -6,7 +6,7 @@ use crate::host::{Answer, Db};
 use crate::store::Store;
 use crate::table::{self, quote};
 use crate::transaction::transaction;
-use crate::{capture, file, meta, seal};
+use crate::{file, meta, seal};
 use serde_json::json;
 use sync_shared::ValueRef;
 
@@ -60,8 +60,11 @@ fn emptied(db: Db<'_>, after: impl FnOnce() -> Result<()>, say: impl Fn(&str) ->
     if !db.autocommit() {
         return Err(Error::plain("sync_sign_out('wipe') cannot work inside an open transaction: COMMIT first"));
     }
-    if !file::present(db)? {
-        return say("");
+    match file::state(db)? {
+        file::State::Empty | file::State::Taken => return say(""),
+        // Of a newer library.
+        file::State::Format(_) => drop(file::format(db)?),
+        file::State::Damaged => {}
     }
     let before = db.number("PRAGMA main.secure_delete", &[])?;
     let restore = format!("PRAGMA main.secure_delete = {before}");
@@ -71,9 +74,8 @@ fn emptied(db: Db<'_>, after: impl FnOnce() -> Result<()>, say: impl Fn(&str) ->
     let enforced = db.foreign_keys(-1);
     db.foreign_keys(0);
     let outcome = transaction(db, || {
-        for info in table::load(db)? {
-            capture::remove(db, &info)?;
-            db.run(&format!("DROP TABLE IF EXISTS {}", info.name()), &[])?;
+        for name in synced_tables(db)? {
+            db.run(&format!("DROP TABLE IF EXISTS main.{}", quote(&name)), &[])?;
         }
         let own = db.all("SELECT type, name FROM main.sqlite_schema WHERE name LIKE 'sync\\_%' ESCAPE '\\' AND type IN ('table', 'view') ORDER BY type DESC", &[], |r| {
             Ok((r.text(0), r.text(1)))
@@ -97,6 +99,22 @@ fn emptied(db: Db<'_>, after: impl FnOnce() -> Result<()>, say: impl Fn(&str) ->
         let _ = db.run(&restore, &[]);
     }
     outcome
+}
+
+/// What the list of tables names, as far as it can be read, and what has capture triggers.
+fn synced_tables(db: Db<'_>) -> Result<Vec<String>> {
+    let mut names: Vec<String> =
+        table::load(db).map_or(Vec::new(), |known| known.into_iter().map(|info| info.table.name).collect());
+    let captured = "SELECT DISTINCT tbl_name FROM main.sqlite_schema WHERE type = 'trigger' AND name GLOB 'sync_[0-9]*_*'";
+    names.extend(db.all(captured, &[], |row| Ok(row.text(0)))?);
+    let is_table = "SELECT count(*) FROM main.sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE";
+    let mut found = Vec::new();
+    for name in names {
+        if db.number(is_table, &[ValueRef::Text(&name)])? > 0 {
+            found.push(name);
+        }
+    }
+    Ok(found)
 }
 
 fn wiped(advice: &str) -> Result<Answer> {

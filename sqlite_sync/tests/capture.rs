@@ -167,6 +167,21 @@ fn a_defensive_connection_works_as_any() {
 }
 
 #[test]
+fn a_defensive_connection_without_the_extension_writes_and_is_captured() {
+    let device = Device::with(&[row(1, "a")]);
+    let plain = device.plain();
+    plain.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true).unwrap();
+    plain.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false).unwrap();
+    plain
+        .execute_batch("UPDATE notes SET title = 'x'; INSERT INTO notes(id) VALUES ('k2'); DELETE FROM notes WHERE id = 'k2'")
+        .unwrap();
+    plain.execute_batch("INSERT INTO sync_marker(note) VALUES ('[1]')").unwrap();
+    let views = "SELECT count(*) FROM sync_status, sync_pending, sync_rejected, sync_conflicts, sync_lost, sync_buckets, sync_record_counts";
+    plain.query_row(views, [], |r| r.get::<_, i64>(0)).unwrap();
+    assert_eq!(kinds(&device.push()), ["update k1 (title)"]);
+}
+
+#[test]
 fn a_connection_without_the_extension_makes_one_batch_per_run() {
     let device = Device::with(&[row(1, "a"), row(2, "b")]);
     let plain = device.plain();

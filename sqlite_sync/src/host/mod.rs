@@ -20,6 +20,7 @@ pub const OK: c_int = 0;
 pub const ERROR: c_int = 1;
 pub const NOMEM: c_int = 7;
 pub const CONSTRAINT: c_int = 19;
+pub const MISMATCH: c_int = 20;
 const ROW: c_int = 100;
 const INTEGER: c_int = 1;
 const FLOAT: c_int = 2;

@@ -1,0 +1,92 @@
+//! Each limit of a message: taken at the limit, refused in plain words one beyond it.
+
+use serde::{Deserialize, Serialize};
+use sync_shared::envelope::{self, Kind, Message};
+use sync_shared::message::PushRequest;
+use sync_shared::ranges::{RangeSums, Ranges};
+use sync_shared::{limits, row, Error, ValueRef};
+
+/// Arrays in arrays.
+#[derive(Serialize, Deserialize)]
+struct Nest(Vec<Nest>);
+
+impl Message for Nest {
+    const KIND: Kind = Kind::Notice;
+}
+
+/// A message with this header and body.
+fn message(codec: u8, declared: usize, body: &[u8]) -> Vec<u8> {
+    let mut bytes = [b"SY\x01\x02".as_slice(), &[codec], &(declared as u32).to_be_bytes(), &[0; 4], body].concat();
+    envelope::seal(&mut bytes);
+    bytes
+}
+
+fn refusal(bytes: &[u8]) -> String {
+    envelope::decode::<PushRequest>(bytes).expect_err("it is no request").to_string()
+}
+
+#[test]
+fn bytes_of_a_message() {
+    let at = refusal(&message(0, limits::MESSAGE_BYTES, b"short"));
+    assert!(at.contains("not the declared one"), "looked into: {at}");
+    let beyond = message(0, limits::MESSAGE_BYTES + 1, b"short");
+    let error = envelope::decode::<PushRequest>(&beyond).expect_err("too large");
+    assert_eq!(
+        (error.code(), error.to_string().as_str()),
+        ("SY004", "the message declares 268435457 bytes, the limit is 268435456")
+    );
+}
+
+#[test]
+fn expansion_of_a_message() {
+    let zeros = |n| zstd::bulk::compress(&vec![0; n], 1).expect("zeros compress");
+    let (packed, free) = (zeros(limits::EXPANSION_FREE), limits::EXPANSION_FREE);
+    assert!(packed.len() * limits::EXPANSION < free);
+    assert!(refusal(&message(1, free, &packed)).contains("damaged"), "unpacked, and no request");
+    assert!(refusal(&message(1, free + 1, &packed)).contains("the limit is 1048576"));
+    // Beyond what is free the size of what came counts.
+    let noise: Vec<u8> = (0..600_u32).flat_map(|i| i.wrapping_mul(2_654_435_761).to_be_bytes()).collect();
+    let most = noise.len() * limits::EXPANSION;
+    assert!(refusal(&message(1, most, &noise)).contains("damaged"));
+    assert!(matches!(envelope::decode::<PushRequest>(&message(1, most + 1, &noise)), Err(Error::TooLarge { .. })));
+}
+
+#[test]
+fn depth_of_a_message() {
+    // On the wire each level is one array of the struct and one of its list.
+    let nest = |levels: usize| (1..levels).fold(Nest(Vec::new()), |inner, _| Nest(vec![inner]));
+    let deepest = (1..40)
+        .take_while(|levels| envelope::decode::<Nest>(&envelope::encode(&nest(*levels)).expect("encodes")).is_ok())
+        .count();
+    assert!((limits::DEPTH / 2 - 1..=limits::DEPTH).contains(&deepest), "{deepest} levels");
+    let error = envelope::decode::<Nest>(&envelope::encode(&nest(deepest + 1)).expect("encodes")).err().expect("too deep");
+    assert!(error.to_string().contains("depth"), "{error}");
+}
+
+#[test]
+fn bits_of_ranges() {
+    let with = |bits: u8| {
+        let bytes =
+            rmp_serde::to_vec(&(bits, serde_bytes::ByteBuf::from(vec![0; (1_usize << bits).div_ceil(8)]))).expect("encodes");
+        rmp_serde::from_slice::<Ranges>(&bytes).expect("decodes").check()
+    };
+    assert!(with(limits::RANGE_BITS).is_ok());
+    assert!(with(limits::RANGE_BITS + 1).expect_err("too many").to_string().contains("13 bits of ranges"));
+    assert_eq!(RangeSums::new(limits::RANGE_BITS + 1).bits(), limits::RANGE_BITS);
+    assert_eq!(RangeSums::bits_for(i64::MAX), limits::RANGE_BITS);
+}
+
+#[test]
+fn bytes_of_a_row() {
+    let row = |text: usize, nulls: usize| {
+        let mut bytes = Vec::new();
+        row::put(&mut bytes, ValueRef::Blob(&vec![0; text]));
+        (0..nulls).for_each(|_| row::put(&mut bytes, ValueRef::Null));
+        bytes
+    };
+    // A blob of this size has five bytes in front.
+    let most = limits::ROW_BYTES - 5;
+    assert!(!row::is_too_large(&row(most, 0)));
+    assert!(!row::is_too_large(&row(most, 100)), "NULLs do not count");
+    assert!(row::is_too_large(&row(most + 1, 0)));
+}

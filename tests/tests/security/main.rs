@@ -2,6 +2,7 @@
 
 mod devices;
 mod dids;
+mod encrypted;
 mod signer;
 mod sql;
 mod tokens;

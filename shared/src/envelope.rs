@@ -61,13 +61,15 @@ impl Kind {
 pub trait Message: Serialize + DeserializeOwned {
     /// The kind in the header.
     const KIND: Kind;
+    /// The most bytes of a body.
+    const BYTES: usize = limits::MESSAGE_BYTES;
 }
 
 /// The bytes of a message, compressed where it helps.
 pub fn encode<M: Message>(message: &M) -> Result<Vec<u8>> {
     let body = rmp_serde::to_vec(message).map_err(Error::damaged)?;
-    if body.len() > limits::MESSAGE_BYTES {
-        return Err(Error::TooLarge { what: "bytes", found: body.len() as u64, limit: limits::MESSAGE_BYTES as u64 });
+    if body.len() > M::BYTES {
+        return Err(Error::TooLarge { what: "bytes", found: body.len() as u64, limit: M::BYTES as u64 });
     }
     let packed = if body.len() >= COMPRESS_FROM {
         // A body that shrinks more than a receiver allows travels as it is.
@@ -139,7 +141,7 @@ pub fn decode<M: Message>(bytes: &[u8]) -> Result<M> {
     }
     let content = &bytes[HEADER..];
     let declared = declared(bytes);
-    let limit = if bytes[4] == CODEC_NONE { limits::MESSAGE_BYTES } else { expanded_limit(content.len()) };
+    let limit = if bytes[4] == CODEC_NONE { M::BYTES } else { expanded_limit(content.len()).min(M::BYTES) };
     if declared > limit {
         return Err(Error::TooLarge { what: "bytes", found: declared as u64, limit: limit as u64 });
     }

@@ -7,6 +7,10 @@ pub const WIRE_VERSION_OLDEST: u8 = 1;
 
 /// A message's body after decompression, in bytes.
 pub const MESSAGE_BYTES: usize = 256 << 20;
+/// The same of a push request: one batch of the largest size, and what goes with it. Decoded values take up to 32 times their bytes.
+pub const PUSH_REQUEST_BYTES: usize = BATCH_BYTES + PUSH_BYTES;
+/// The same of a pull request: a million buckets with the sums of three parts each.
+pub const PULL_REQUEST_BYTES: usize = 128 << 20;
 /// How many times larger than its compressed form a body may claim to be. zstd's own best on real rows is about 100.
 pub const EXPANSION: usize = 2_000;
 /// A body of up to this size may have any ratio, in bytes.

@@ -4,6 +4,7 @@
 use crate::clock::EditTime;
 use crate::envelope::{Kind, Message};
 use crate::hash::{BucketId, ContentSum, SetDigest, Tag};
+use crate::limits;
 use crate::ranges::{RangeSums, Ranges};
 use crate::value::Value;
 use serde::{Deserialize, Serialize};
@@ -566,9 +567,11 @@ pub struct Conflict {
 
 impl Message for PullRequest {
     const KIND: Kind = Kind::PullRequest;
+    const BYTES: usize = limits::PULL_REQUEST_BYTES;
 }
 impl Message for PushRequest {
     const KIND: Kind = Kind::PushRequest;
+    const BYTES: usize = limits::PUSH_REQUEST_BYTES;
 }
 impl Message for Delta {
     const KIND: Kind = Kind::Delta;

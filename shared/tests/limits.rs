@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use sync_shared::envelope::{self, Kind, Message};
-use sync_shared::message::PushRequest;
+use sync_shared::message::{Delta, PullRequest, PushRequest};
 use sync_shared::ranges::{RangeSums, Ranges};
 use sync_shared::{limits, row, Error, ValueRef};
 
@@ -14,9 +14,13 @@ impl Message for Nest {
     const KIND: Kind = Kind::Notice;
 }
 
-/// A message with this header and body.
+/// A push request with this header and body.
 fn message(codec: u8, declared: usize, body: &[u8]) -> Vec<u8> {
-    let mut bytes = [b"SY\x01\x02".as_slice(), &[codec], &(declared as u32).to_be_bytes(), &[0; 4], body].concat();
+    of_kind(Kind::PushRequest, codec, declared, body)
+}
+
+fn of_kind(kind: Kind, codec: u8, declared: usize, body: &[u8]) -> Vec<u8> {
+    let mut bytes = [b"SY\x01".as_slice(), &[kind as u8, codec], &(declared as u32).to_be_bytes(), &[0; 4], body].concat();
     envelope::seal(&mut bytes);
     bytes
 }
@@ -27,14 +31,25 @@ fn refusal(bytes: &[u8]) -> String {
 
 #[test]
 fn bytes_of_a_message() {
-    let at = refusal(&message(0, limits::MESSAGE_BYTES, b"short"));
-    assert!(at.contains("not the declared one"), "looked into: {at}");
-    let beyond = message(0, limits::MESSAGE_BYTES + 1, b"short");
-    let error = envelope::decode::<PushRequest>(&beyond).expect_err("too large");
-    assert_eq!(
-        (error.code(), error.to_string().as_str()),
-        ("SY004", "the message declares 268435457 bytes, the limit is 268435456")
-    );
+    let said = |kind: Kind, declared: usize| {
+        let bytes = of_kind(kind, 0, declared, b"short");
+        let error = match kind {
+            Kind::PullRequest => envelope::decode::<PullRequest>(&bytes).expect_err("refused"),
+            Kind::PushRequest => envelope::decode::<PushRequest>(&bytes).expect_err("refused"),
+            _ => envelope::decode::<Delta>(&bytes).expect_err("refused"),
+        };
+        format!("{}: {error}", error.code())
+    };
+    let kinds = [
+        (Kind::PullRequest, limits::PULL_REQUEST_BYTES),
+        (Kind::PushRequest, limits::PUSH_REQUEST_BYTES),
+        (Kind::Delta, limits::MESSAGE_BYTES),
+    ];
+    for (kind, most) in kinds {
+        let at = said(kind, most);
+        assert!(at.contains("not the declared one"), "looked into: {at}");
+        assert_eq!(said(kind, most + 1), format!("SY004: the message declares {} bytes, the limit is {most}", most + 1));
+    }
 }
 
 #[test]

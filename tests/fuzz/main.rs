@@ -24,6 +24,8 @@ use sync_tests::mutate;
 
 /// After so many different failures the rest is not worth running.
 const ENOUGH_FAILURES: usize = 20;
+/// Address space of a worker, and of each process of its server.
+const MEMORY_KIB: u64 = 4 << 20;
 /// How a worker ends that has seen failures.
 const FAILED: i32 = 3;
 
@@ -42,7 +44,9 @@ fn main() -> ExitCode {
         std::process::exit(2)
     });
     if options.worker {
-        return work(&options);
+        // No more than a thread of an application may have.
+        let small = std::thread::Builder::new().stack_size(2 << 20).spawn(move || work(&options));
+        return small.expect("a thread starts").join().unwrap_or(ExitCode::FAILURE);
     }
     let (mut passed, mut failed) = (0, 0);
     for target in &options.targets {
@@ -85,7 +89,10 @@ fn supervise(target: &str, options: &Options) -> (u64, u64) {
     let mut failed = 0;
     loop {
         let left = options.limit.saturating_sub(begin.elapsed()).as_secs().max(1);
-        let mut worker = Command::new(std::env::current_exe().expect("this program has a path"));
+        // What asks for more memory than any message is worth dies, and so do servers that it starts.
+        let mut worker = Command::new("sh");
+        worker.args(["-c", &format!("ulimit -v {MEMORY_KIB} && exec \"$0\" \"$@\"")]);
+        worker.arg(std::env::current_exe().expect("this program has a path"));
         worker.args([target, "--worker", "--seconds", &left.to_string(), "--folder"]).arg(&options.folder);
         worker.args(options.replay.iter().flat_map(|file| ["--replay".as_ref(), file.as_os_str()]));
         // What a server does must not be mixed with what this program does.

@@ -47,9 +47,13 @@ fn find(db: Db<'_>) -> Option<(String, &'static str)> {
             return Some((format!("the library's table {name} has no column {column}"), START_OVER));
         }
     }
-    let views = VIEWS.split("\n\n").filter_map(|s| s.split_once("CREATE VIEW ")).filter_map(|(_, s)| s.split(' ').next());
-    let missing = views.into_iter().find(|name| kind(db, name).as_deref() != Some("view"));
+    let missing = views().find(|name| kind(db, name).as_deref() != Some("view"));
     missing.map(|name| (format!("the library's view {name} is missing"), MAKE_AGAIN))
+}
+
+/// The names of the library's views.
+pub fn views() -> impl Iterator<Item = &'static str> {
+    VIEWS.split("\n\n").filter_map(|s| s.split_once("CREATE VIEW ")).filter_map(|(_, s)| s.split(' ').next())
 }
 
 fn kind(db: Db<'_>, name: &str) -> Option<String> {

@@ -114,8 +114,9 @@ pub fn make_views(db: Db<'_>) -> Result<()> {
 
 fn drop_views(db: Db<'_>) -> Result<()> {
     let views = "SELECT name FROM main.sqlite_schema WHERE type = 'view' AND name LIKE 'sync\\_%' ESCAPE '\\'";
-    for name in db.all(views, &[], |row| Ok(row.text(0)))? {
-        db.run(&format!("DROP VIEW main.{}", table::quote(&name)), &[])?;
+    let there = db.all(views, &[], |row| Ok(row.text(0)))?;
+    for name in there.iter().filter(|name| damage::views().any(|own| own == *name)) {
+        db.run(&format!("DROP VIEW main.{}", table::quote(name)), &[])?;
     }
     db.run("DROP TRIGGER IF EXISTS main.sync_marker_seq", &[])
 }

@@ -176,6 +176,8 @@ fn a_view_that_is_gone_is_made_again_by_sync_verify() {
         assert_eq!(device.number(&format!("SELECT count(*) FROM sqlite_schema WHERE name = '{name}'")), 1, "{name}");
     }
     let device = busy();
+    device.run("CREATE VIEW sync_of_the_application AS SELECT 1; SELECT sync_verify()");
+    assert_eq!(device.number("SELECT * FROM sync_of_the_application"), 1, "only its own");
     device.run("DROP VIEW sync_user");
     let error = device.db.query_row("SELECT sync_retry(1)", [], |r| r.get::<_, String>(0)).unwrap_err().to_string();
     assert!(error.contains("sync_user is missing: sync_verify() makes it again"), "{error}");

@@ -2,7 +2,7 @@
 
 use postgres::Client;
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use sync_tests::compare::{server_rows, server_value};
 use sync_tests::device::{server_pull, server_push, User};
@@ -14,7 +14,6 @@ const READABLE: [&str; 6] = ["of the server", "of the device", "refused", "diary
 
 /// A device in a process of its own.
 struct Encrypted {
-    folder: PathBuf,
     process: Child,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
@@ -45,7 +44,7 @@ impl Encrypted {
             .expect("python starts");
         let input = process.stdin.take().expect("an input");
         let output = BufReader::new(process.stdout.take().expect("an output"));
-        let mut device = Encrypted { folder: folder.to_owned(), process, input, output };
+        let mut device = Encrypted { process, input, output };
         device.read().is_ok().then_some(device)
     }
 

@@ -68,12 +68,15 @@ CREATE TABLE sync.entry (
     filter   text,
     nodes    text NOT NULL,
     state    text NOT NULL DEFAULT 'building' CHECK (state IN ('building', 'ready', 'broken')),
-    problem  text
+    problem  text,
+    rls      text CHECK (rls IN ('rules_decide', 'enforce'))
 );
 COMMENT ON TABLE sync.entry IS 'One add_table each. A changed entry gets a new id, and so is sent again whole.';
 COMMENT ON COLUMN sync.entry.key IS 'Expressions over the row that make the bucket''s key, with every name qualified.';
 COMMENT ON COLUMN sync.entry.nodes IS 'The same as Postgres reads them, by column number: they survive renamed columns.';
 COMMENT ON COLUMN sync.entry.state IS 'building: rows are served, sums not yet (problem: why not); ready; broken: not served, see problem.';
+COMMENT ON COLUMN sync.entry.rls IS
+    'rules_decide: the rules say which rows devices get. enforce: and of those the rows that the table''s policies show to the user. NULL: nobody has chosen, as rules_decide.';
 CREATE INDEX entry_rule ON sync.entry (rule_id);
 CREATE INDEX entry_table ON sync.entry (relid);
 

@@ -8,10 +8,11 @@ CREATE FUNCTION sync.create_bucket(name text, members text DEFAULT NULL, priorit
 COMMENT ON FUNCTION sync.create_bucket(text, text, integer) IS
     'Makes a rule. members: a query for the keys that the asking user may hold (it may read sync.user_id(), sync.claims() and sync.param()); none: one bucket for everybody. priority: 0 to 255, lower is sent first.';
 
-CREATE FUNCTION sync.add_table(bucket text, "table" regclass, key text DEFAULT NULL, filter text DEFAULT NULL, columns text[] DEFAULT NULL)
+CREATE FUNCTION sync.add_table(bucket text, "table" regclass, key text DEFAULT NULL, filter text DEFAULT NULL, columns text[] DEFAULT NULL,
+    rls text DEFAULT NULL)
     RETURNS void LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'add_table_wrapper';
-COMMENT ON FUNCTION sync.add_table(text, regclass, text, text, text[]) IS
-    'Puts the rows of a table into the buckets of a rule. key: expressions over the row that give the bucket''s key; filter: rows for which it is not true are left out; columns: what is sent, all if not given.';
+COMMENT ON FUNCTION sync.add_table(text, regclass, text, text, text[], text) IS
+    'Puts the rows of a table into the buckets of a rule. key: expressions over the row that give the bucket''s key; filter: rows for which it is not true are left out; columns: what is sent, all if not given; rls: rules_decide, or enforce to hand out only what the table''s policies show to the user.';
 
 -- One row each of what compile_expressions found: SQL with qualified names, and types.
 CREATE FUNCTION sync.put_rule(rule_name text, members_sql text, rule_priority integer, rule_owner oid) RETURNS void
@@ -158,7 +159,25 @@ END
 $$;
 COMMENT ON FUNCTION sync.check_columns(text, regclass, name[]) IS 'Refuses a list of columns that a table cannot be sent with.';
 
-CREATE FUNCTION sync.put_entry(rule_name text, rel regclass, key_sql text[], types regtype[], filter_sql text, nodes text, sent name[])
+-- Who decides what devices get of a table with row level security: that is never guessed.
+CREATE FUNCTION sync.check_rls(place text, rel regclass, choice text) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF choice NOT IN ('rules_decide', 'enforce') THEN
+        RAISE EXCEPTION '%: there is no rls "%"', place, choice
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'One of rules_decide, enforce.';
+    ELSIF choice IS NULL AND (SELECT c.relrowsecurity FROM pg_class c WHERE c.oid = rel) THEN
+        RAISE EXCEPTION '%: row level security is enabled on it, so say who decides which rows devices get: rls => ''rules_decide'' or rls => ''enforce''', place
+            USING ERRCODE = 'invalid_parameter_value', HINT =
+                'rules_decide: the rule''s members, key and filter alone; policies are asked for what devices write, and sync.audit() lists where the two differ. '
+                'enforce: of these rows only those that a SELECT as the user''s role shows; each pull then reads all rows of the user''s buckets.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sync.check_rls(text, regclass, text) IS 'Refuses a table with row level security for which nobody has chosen who decides.';
+
+CREATE FUNCTION sync.put_entry(rule_name text, rel regclass, key_sql text[], types regtype[], filter_sql text, nodes text, sent name[],
+    choice text DEFAULT NULL)
     RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     r sync.rule;
@@ -171,6 +190,7 @@ BEGIN
     END IF;
     PERFORM sync.check_table(rule_name, rel);
     PERFORM sync.lock_against_writers(rel);
+    PERFORM sync.check_rls(format('rule "%s", table %s', rule_name, rel), rel, choice);
     IF r.members IS NULL AND cardinality(types) > 0 THEN
         RAISE EXCEPTION 'rule "%" has no members, so it is one global bucket, but table % was added with a key', rule_name, rel
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Leave out the key, or make the rule with members.';
@@ -197,7 +217,7 @@ BEGIN
             USING ERRCODE = 'duplicate_object', HINT = 'Drop it first with sync.drop_table.';
     END IF;
     UPDATE sync.rule SET key_types = types WHERE rule_id = r.rule_id;
-    INSERT INTO sync.entry (rule_id, relid, key, filter, nodes) VALUES (r.rule_id, rel, key_sql, filter_sql, nodes);
+    INSERT INTO sync.entry (rule_id, relid, key, filter, nodes, rls) VALUES (r.rule_id, rel, key_sql, filter_sql, nodes, choice);
     PERFORM sync.install_capture(rel);
     PERFORM sync.raise_generation();
     IF cardinality(key_sql) > 0 AND NOT sync.key_has_index(rel, key_sql[1]) THEN
@@ -207,7 +227,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION sync.put_entry(text, regclass, text[], regtype[], text, text, name[]) IS 'Second half of add_table; not to be called directly.';
+COMMENT ON FUNCTION sync.put_entry(text, regclass, text[], regtype[], text, text, name[], text) IS 'Second half of add_table; not to be called directly.';
 
 CREATE FUNCTION sync.key_has_index(rel regclass, key_sql text) RETURNS boolean
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
@@ -305,6 +325,45 @@ AS $$
          'gtsvector', 'aclitem') FROM pg_type t WHERE t.oid = type
 $$;
 COMMENT ON FUNCTION sync.type_travels(oid) IS 'Whether values of a type can be sent and read back.';
+
+CREATE FUNCTION sync.set_rls(bucket text, "table" regclass, rls text) RETURNS void
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'set_rls_wrapper';
+COMMENT ON FUNCTION sync.set_rls(text, regclass, text) IS
+    'Who decides which rows of a table a rule hands out: rules_decide or enforce, see sync.add_table. Another choice makes devices fetch the table again. Only its owner can say.';
+
+CREATE FUNCTION sync.put_rls(rule_name text, rel regclass, choice text) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    e record;
+    found_one boolean := false;
+BEGIN
+    IF choice IS NULL THEN
+        RAISE EXCEPTION 'rule "%", table %: sync.set_rls needs a choice', rule_name, rel
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'One of rules_decide, enforce.';
+    END IF;
+    PERFORM sync.check_rls(format('rule "%s", table %s', rule_name, rel), rel, choice);
+    PERFORM sync.lock_against_writers(rel);
+    FOR e IN
+        SELECT o.entry_id, coalesce(o.rls, 'rules_decide') AS was FROM sync.entry o JOIN sync.rule r USING (rule_id)
+        WHERE r.name = rule_name AND o.relid = rel ORDER BY o.entry_id FOR UPDATE OF o
+    LOOP
+        found_one := true;
+        IF e.was = choice THEN
+            UPDATE sync.entry o SET rls = choice WHERE o.entry_id = e.entry_id;
+        ELSE
+            -- A new id: devices read it whole.
+            INSERT INTO sync.entry (rule_id, relid, key, filter, nodes, rls)
+            SELECT o.rule_id, o.relid, o.key, o.filter, o.nodes, choice FROM sync.entry o WHERE o.entry_id = e.entry_id;
+            DELETE FROM sync.entry o WHERE o.entry_id = e.entry_id;
+        END IF;
+    END LOOP;
+    IF NOT found_one THEN
+        RAISE EXCEPTION 'rule "%" has no table %', rule_name, rel USING ERRCODE = 'undefined_object', HINT = 'See the view sync.rules.';
+    END IF;
+    PERFORM sync.forget_table(rel);
+END
+$$;
+COMMENT ON FUNCTION sync.put_rls(text, regclass, text) IS 'Second half of set_rls; not to be called directly.';
 
 CREATE FUNCTION sync.drop_table(bucket text, "table" regclass) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

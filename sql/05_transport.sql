@@ -1,13 +1,14 @@
 -- The two functions that a transport calls with opaque bytes.
 
+-- Neither is SECURITY DEFINER, and neither has settings of its own: functions of the user's policies and triggers must see those of the
+-- session. Both take the rights of the owner of the schema themselves, for its own tables only, and pin their settings there.
+
 CREATE FUNCTION sync.pull(request bytea) RETURNS bytea
-    LANGUAGE c STABLE STRICT PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE c STABLE STRICT PARALLEL UNSAFE
     AS 'MODULE_PATHNAME', 'pull_wrapper';
 COMMENT ON FUNCTION sync.pull(bytea) IS
     'What changed for the asking device. Takes what pull_request() made, returns what apply_delta() takes. Writes nothing.';
 
--- Not SECURITY DEFINER, and without settings of its own: the user's triggers and policies must see those of the session. It
--- takes the rights of the owner of the schema itself, for its own tables only, and pins its settings there.
 CREATE FUNCTION sync.push(batches bytea) RETURNS bytea
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
     AS 'MODULE_PATHNAME', 'push_wrapper';

@@ -113,8 +113,8 @@ COMMENT ON FUNCTION sync.upload_changed(regclass, boolean) IS 'Follows a change 
 -- New ids: devices read the entries whole again. Ops under the old ids mean nothing any more.
 CREATE FUNCTION sync.renew_entries(rel regclass) RETURNS void
     LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-    INSERT INTO sync.entry (rule_id, relid, key, filter, nodes)
-    SELECT rule_id, relid, key, filter, nodes FROM sync.entry WHERE relid = rel;
+    INSERT INTO sync.entry (rule_id, relid, key, filter, nodes, rls)
+    SELECT rule_id, relid, key, filter, nodes, rls FROM sync.entry WHERE relid = rel;
     DELETE FROM sync.entry e WHERE e.relid = rel AND EXISTS (
         SELECT FROM sync.entry n WHERE n.rule_id = e.rule_id AND n.relid = rel AND n.key = e.key AND n.entry_id > e.entry_id);
     DELETE FROM sync.base b WHERE NOT EXISTS (SELECT FROM sync.entry e WHERE e.entry_id = b.entry);
@@ -246,6 +246,11 @@ BEGIN
             OR s.relid IN (SELECT h.inhparent FROM pg_inherits h WHERE h.inhrelid = t.relid)
     LOOP
         PERFORM sync.table_changed(rel);
+        IF EXISTS (
+            SELECT FROM sync.entry e JOIN pg_class k ON k.oid = e.relid WHERE e.relid = rel AND e.rls IS NULL AND k.relrowsecurity) THEN
+            RAISE WARNING 'table % has row level security now, and nobody has said whether devices get what the rules say or only what its policies show; until then the rules decide', rel
+                USING HINT = 'Call sync.set_rls for each of its rules: see sync.rules, and sync.audit for what differs.';
+        END IF;
     END LOOP;
     IF tg_tag LIKE '%SUBSCRIPTION' THEN
         PERFORM sync.all_changed();

@@ -72,7 +72,7 @@ BEGIN
             'tag', t.tag, 'device_name', t.device_name, 'columns', to_jsonb(t.columns), 'mode', t.mode, 'upload', t.upload,
             'tags', (SELECT jsonb_object_agg(a.attname, s.tag) FROM sync.synced_column s
                 JOIN pg_attribute a ON a.attrelid = s.relid AND a.attnum = s.attnum AND NOT a.attisdropped WHERE s.relid = t.relid),
-            'entries', (SELECT jsonb_agg(jsonb_build_object('id', e.entry_id, 'rule', r.name, 'key', e.key, 'filter', e.filter) ORDER BY e.entry_id)
+            'entries', (SELECT jsonb_agg(jsonb_build_object('id', e.entry_id, 'rule', r.name, 'key', e.key, 'filter', e.filter, 'rls', e.rls) ORDER BY e.entry_id)
                 FROM sync.entry e JOIN sync.rule r USING (rule_id) WHERE e.relid = t.relid),
             'settings', sync.pack_settings(t.relid))
         FROM sync.synced_table t JOIN pg_class c ON c.oid = t.relid JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -228,7 +228,7 @@ BEGIN
         PERFORM sync.raise_generation();
     END IF;
     FOR e IN
-        SELECT (c ->> 'id')::integer AS id, c ->> 'rule' AS rule_name, c ->> 'filter' AS filter, r.rule_id,
+        SELECT (c ->> 'id')::integer AS id, c ->> 'rule' AS rule_name, c ->> 'filter' AS filter, c ->> 'rls' AS rls, r.rule_id,
             ARRAY(SELECT k.sql FROM jsonb_array_elements_text(c -> 'key') WITH ORDINALITY k(sql, n) ORDER BY k.n) AS key
         FROM jsonb_array_elements(nullif(content -> 'entries', 'null')) c LEFT JOIN sync.rule r ON r.name = c ->> 'rule'
     LOOP
@@ -238,9 +238,9 @@ BEGIN
         CONTINUE WHEN EXISTS (SELECT FROM sync.entry o WHERE o.rule_id = e.rule_id AND o.relid = rel AND o.key = e.key);
         -- With its id, if that is free: devices then keep the rows that they have of it.
         PERFORM setval('sync.entry_entry_id_seq', greatest(nextval('sync.entry_entry_id_seq'), e.id / ahead * ahead + ahead));
-        INSERT INTO sync.entry (entry_id, rule_id, relid, key, filter, nodes) OVERRIDING SYSTEM VALUE
+        INSERT INTO sync.entry (entry_id, rule_id, relid, key, filter, nodes, rls) OVERRIDING SYSTEM VALUE
         SELECT CASE WHEN EXISTS (SELECT FROM sync.entry o WHERE o.entry_id = e.id) THEN nextval('sync.entry_entry_id_seq') ELSE e.id END,
-            e.rule_id, rel, e.key, e.filter, sync.expression_nodes(rel, array_to_string(e.key, ', '), e.filter);
+            e.rule_id, rel, e.key, e.filter, sync.expression_nodes(rel, array_to_string(e.key, ', '), e.filter), e.rls;
         added := true;
     END LOOP;
     IF added THEN

@@ -2,8 +2,8 @@
 
 CREATE VIEW sync.rules AS
 SELECT r.name AS bucket, r.priority, r.members, e.relid AS "table", array_to_string(e.key, ', ') AS key, e.filter, t.columns,
-    r.key_types, r.owner, e.state, e.problem
-FROM sync.rule r LEFT JOIN sync.entry e USING (rule_id) LEFT JOIN sync.synced_table t USING (relid)
+    r.key_types, r.owner, e.state, e.problem, coalesce(e.rls, CASE WHEN k.relrowsecurity THEN 'not chosen: rules_decide' END) AS rls
+FROM sync.rule r LEFT JOIN sync.entry e USING (rule_id) LEFT JOIN sync.synced_table t USING (relid) LEFT JOIN pg_class k ON k.oid = e.relid
 ORDER BY r.priority, r.name, e.entry_id;
 COMMENT ON VIEW sync.rules IS 'Every rule with its tables.';
 
@@ -20,6 +20,9 @@ SELECT * FROM (VALUES
     ('came with a dump, not synced', (SELECT count(*) FROM sync.carried WHERE problem IS NOT NULL)::text,
         'see sync.carried, then call sync.maintain()'),
     ('broken entries', (SELECT count(*) FROM sync.entry WHERE state = 'broken')::text, 'see sync.rules'),
+    ('row level security without a choice',
+        (SELECT count(*) FROM sync.entry e JOIN pg_class k ON k.oid = e.relid WHERE e.rls IS NULL AND k.relrowsecurity)::text,
+        'the rules decide until sync.set_rls() says otherwise: see sync.rules'),
     ('op log', pg_size_pretty(pg_total_relation_size('sync.op')), 'the changes of one lease'),
     ('lease', sync.lease()::text, 'setting sync.lease'),
     ('last maintained', coalesce((SELECT max(at) FROM sync.checkpoint)::text, 'never'), 'call sync.maintain() every few minutes'),
@@ -49,7 +52,7 @@ REVOKE ALL ON sync.secret, sync.auth_key FROM sync_admin;
 GRANT EXECUTE ON FUNCTION sync.add_auth_key(text, text, text, text, text, timestamptz, timestamptz), sync.retire_auth_key(uuid, timestamptz),
     sync.drop_auth_key(uuid), sync.load_jwks(jsonb, text, text), sync.accept_dids(text, text, text[], name), sync.refuse_dids(text, text),
     sync.name_device(uuid, text), sync.revoke_device(uuid, boolean), sync.admit_device(uuid) TO sync_admin;
-GRANT EXECUTE ON FUNCTION sync.create_bucket(text, text, integer), sync.add_table(text, regclass, text, text, text[]),
+GRANT EXECUTE ON FUNCTION sync.create_bucket(text, text, integer), sync.add_table(text, regclass, text, text, text[], text), sync.set_rls(text, regclass, text),
     sync.drop_table(text, regclass), sync.drop_bucket(text), sync.maintain(), sync.verify_table(regclass), sync.lease(), sync.set_mode(regclass, text),
     sync.add_upload_table(regclass, text[]), sync.drop_upload_table(regclass), sync.keys_per_lease(),
     sync.set_policy(regclass, text, text, regprocedure, jsonb), sync.drop_policy(regclass, text),
@@ -61,6 +64,7 @@ GRANT EXECUTE ON FUNCTION sync.keep_history(regclass, interval), sync.drop_histo
     sync.history_key(regclass, text), sync.key_condition(regclass, text), sync.current_row(regclass, jsonb),
     sync.check_reach(regclass, timestamptz), sync.row_at(regclass, jsonb, timestamptz), sync.restore_statements(regclass, jsonb),
     sync.batch_images(uuid, bigint), sync.constraint_test(regclass, text, oid) TO sync_admin;
+GRANT EXECUTE ON FUNCTION sync.explain(regclass, text, jsonb), sync.audit(jsonb) TO sync_admin;
 -- What the views above read.
 GRANT EXECUTE ON FUNCTION sync.policies_of(oid[]), sync.home(), sync.fresh_key(regclass), sync.base_type(oid), sync.worker_pid(boolean),
     sync.worker_lock() TO sync_admin;

@@ -76,6 +76,8 @@ pub struct Entry {
     pub filter: Option<String>,
     /// Sums are known.
     pub ready: bool,
+    /// Only rows that the user's policies show are handed out.
+    pub enforced: bool,
 }
 
 /// The generation of the schema that devices should have.
@@ -105,7 +107,7 @@ pub fn rules() -> Vec<Rule> {
         let rows = client.select(
             Kept(
                 "SELECT r.rule_id, r.name, r.members, r.priority::int4, r.key_types::oid[], r.owner::oid,
-                    e.entry_id, e.relid::oid, e.key, e.filter, e.state = 'ready'
+                    e.entry_id, e.relid::oid, e.key, e.filter, e.state = 'ready', e.rls = 'enforce'
              FROM sync.rule r LEFT JOIN sync.entry e ON e.rule_id = r.rule_id AND e.state <> 'broken'
              ORDER BY r.priority, r.rule_id, e.entry_id",
             ),
@@ -132,6 +134,7 @@ pub fn rules() -> Vec<Rule> {
                     key: row.get::<Vec<String>>(9)?.unwrap_or_default(),
                     filter: row.get(10)?,
                     ready: row.get(11)?.unwrap_or(false),
+                    enforced: row.get(12)?.unwrap_or(false),
                 });
             }
         }

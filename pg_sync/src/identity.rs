@@ -60,7 +60,8 @@ fn is_believed() -> bool {
     }
 }
 
-fn setting(name: &CStr) -> Option<String> {
+/// A setting's value.
+pub fn setting(name: &CStr) -> Option<String> {
     // SAFETY: returns NULL or a C string that stays valid until the setting changes; it is copied at once.
     unsafe {
         let value = pg_sys::GetConfigOption(name.as_ptr(), true, false);
@@ -88,8 +89,14 @@ pub fn asking_user() -> String {
 
 /// The name of the role outside of any SECURITY DEFINER function.
 fn outer_user() -> String {
-    // SAFETY: the outer user always exists; the name is copied.
-    unsafe { CStr::from_ptr(pg_sys::GetUserNameFromId(pg_sys::GetOuterUserId(), false)).to_string_lossy().into_owned() }
+    // SAFETY: reads the state of this backend.
+    role_name(unsafe { pg_sys::GetOuterUserId() })
+}
+
+/// The name of a role, which exists.
+pub fn role_name(role: pg_sys::Oid) -> String {
+    // SAFETY: an unknown role is an ERROR; the name is copied.
+    unsafe { CStr::from_ptr(pg_sys::GetUserNameFromId(role, false)).to_string_lossy().into_owned() }
 }
 
 /// Who writes, for records: as [`asking_user`], but no writer fails for claims that name nobody.
@@ -181,6 +188,20 @@ pub fn current_subtransaction() -> pg_sys::SubTransactionId {
     unsafe { pg_sys::GetCurrentSubTransactionId() }
 }
 
+/// A role by its name.
+pub fn role_named(name: &str) -> Option<pg_sys::Oid> {
+    let name = std::ffi::CString::new(name).ok()?;
+    // SAFETY: a look-up by name.
+    let oid = unsafe { pg_sys::get_role_oid(name.as_ptr(), true) };
+    (oid != pg_sys::InvalidOid).then_some(oid)
+}
+
+/// Whether nothing is denied to `role`.
+pub fn is_superuser(role: pg_sys::Oid) -> bool {
+    // SAFETY: a look-up by OID.
+    unsafe { pg_sys::superuser_arg(role) }
+}
+
 /// Whether `role` may become `other`.
 pub fn is_member(role: pg_sys::Oid, other: pg_sys::Oid) -> bool {
     // SAFETY: a look-up of roles.
@@ -205,6 +226,11 @@ pub fn as_owner<R>(owner: pg_sys::Oid, f: impl FnOnce() -> R) -> R {
 /// Runs `f` as `role`, unable to change to another or to leave anything behind.
 pub fn as_role<R>(role: pg_sys::Oid, f: impl FnOnce() -> R) -> R {
     switched(role, pg_sys::SECURITY_RESTRICTED_OPERATION, f)
+}
+
+/// The same for a table's owner, who sees all of its rows, also where row level security is forced on owners.
+pub fn as_table_owner<R>(owner: pg_sys::Oid, f: impl FnOnce() -> R) -> R {
+    switched(owner, pg_sys::SECURITY_RESTRICTED_OPERATION | pg_sys::SECURITY_NOFORCE_RLS, f)
 }
 
 /// Runs `f` as `role` with further flags of miscadmin.h. An ERROR restores the user with the (sub)transaction.

@@ -6,6 +6,7 @@
 //! - [`render`], [`calendar`]: Postgres values <-> wire values, the same for capture, pull and push
 //! - [`identity`]: who asks; [`auth`]: tokens that prove it; [`query`]: reading rows; [`quick`]: maps
 //! - [`snapshot`], [`lineage`], [`wal`]: what a cursor is made of, and whether it belongs to this history
+//! - [`access`]: who gets which rows, for people who ask
 //! - [`pull`]: op log and tables -> delta
 //! - [`push`]: batches -> tables
 //! - [`history`]: what rows were, and making them so again
@@ -17,6 +18,7 @@
 use pgrx::prelude::*;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 
+mod access;
 mod auth;
 mod calendar;
 mod capture;

@@ -203,7 +203,7 @@ impl Renderer {
         let declared = type_name(self.type_oid);
         match self.form {
             Form::Json => {
-                let json = format!("(SELECT v FROM pg_catalog.jsonb_to_record(pg_catalog.jsonb_build_object('v', {parameter}::jsonb)) AS r(v {declared}))");
+                let json = format!("(SELECT v FROM pg_catalog.jsonb_to_record(pg_catalog.jsonb_build_object('v', {parameter}::pg_catalog.jsonb)) AS r(v {declared}))");
                 match self.output {
                     None => json,
                     // `[2:3]={7,8}`, which is no JSON.
@@ -412,7 +412,8 @@ fn set_within<'a, R>(settings: impl Iterator<Item = (&'a CStr, &'a CStr)>, f: im
             );
         }
         let result = f();
-        pg_sys::AtEOXact_GUC(true, level);
+        // Also what functions of others have set meanwhile, for the session or for the transaction.
+        pg_sys::AtEOXact_GUC(false, level);
         result
     }
 }

@@ -45,6 +45,7 @@ fn add_table(
     key: Option<String>,
     filter: Option<String>,
     columns: Option<Vec<String>>,
+    rls: Option<String>,
 ) {
     let Some(bucket) = bucket else { error!("add_table needs the name of a rule: see sync.create_bucket") };
     let Some(table) = table else { error!("rule \"{bucket}\": add_table needs a table") };
@@ -55,9 +56,25 @@ fn add_table(
     let filter_sql = filter.as_ref().map(|f| f.to_sql().remove(0));
     let nodes = expr::to_string(key.iter().chain(&filter));
     run(
-        "SELECT sync.put_entry($1, $2::pg_catalog.regclass, $3, $4::pg_catalog.regtype[], $5, $6, $7::pg_catalog.name[])",
-        &[bucket.into(), table.into(), key_sql.into(), key_types.into(), filter_sql.into(), nodes.into(), columns.into()],
+        "SELECT sync.put_entry($1, $2::pg_catalog.regclass, $3, $4::pg_catalog.regtype[], $5, $6, $7::pg_catalog.name[], $8)",
+        &[
+            bucket.into(),
+            table.into(),
+            key_sql.into(),
+            key_types.into(),
+            filter_sql.into(),
+            nodes.into(),
+            columns.into(),
+            rls.into(),
+        ],
     );
+}
+
+#[pg_extern]
+fn set_rls(bucket: Option<String>, table: Option<Oid>, rls: Option<String>) {
+    let (Some(bucket), Some(table)) = (bucket, table) else { error!("set_rls needs the name of a rule and a table") };
+    owned(&format!("rule \"{bucket}\", table {}: only its owner can say who decides", relation_name(table)), table);
+    run("SELECT sync.put_rls($1, $2::pg_catalog.regclass, $3)", &[bucket.into(), table.into(), rls.into()]);
 }
 
 /// Who decides conflicts decides what becomes of users' writes, and a handler runs with their rights.

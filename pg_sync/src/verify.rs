@@ -3,7 +3,7 @@
 use crate::catalog;
 use crate::error::raise;
 use crate::expr::quote;
-use crate::identity::as_role;
+use crate::identity::as_table_owner;
 use crate::query::Query;
 use crate::render::pinned;
 use pgrx::prelude::*;
@@ -28,7 +28,7 @@ fn scan(entry: i32) -> BTreeMap<BucketId, ContentSum> {
     let mut sums: BTreeMap<BucketId, ContentSum> = BTreeMap::new();
     let (mut key, mut values, mut scratch) = (Vec::new(), Vec::new(), Vec::new());
     let (mut recent, mut recent_key) = (None, Vec::new());
-    as_role(table.owner, || {
+    as_table_owner(table.owner, || {
         Spi::connect(|_| {
             let mut query = Query::prepare(&format!("rule \"{}\", table {}", rule.name, table.name), &sql, &[]);
             query.each(&[], |mut found| {

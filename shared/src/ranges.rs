@@ -68,6 +68,24 @@ impl RangeSums {
         })
     }
 
+    /// The sums of all that is not in the given ranges, in 2 ^ `bits` ranges: neither may have more than there are here.
+    pub fn outside(&self, ranges: &Ranges, bits: u8) -> RangeSums {
+        let bits = bits.min(self.bits);
+        let mut sums = RangeSums::new(bits);
+        let named = |i: usize| ranges.has(i >> (self.bits.saturating_sub(ranges.bits)));
+        for (i, mine) in self.sums.iter().enumerate().filter(|(i, mine)| **mine != ContentSum::default() && !named(*i)) {
+            let sum = &mut sums.sums[i >> (self.bits - bits)];
+            sum.sum = sum.sum.wrapping_add(mine.sum);
+            sum.count = sum.count.wrapping_add(mine.count);
+        }
+        sums
+    }
+
+    /// The same in 2 ^ `bits` ranges, no more than there are.
+    pub fn coarser(&self, bits: u8) -> RangeSums {
+        self.outside(&Ranges::none(0), bits)
+    }
+
     /// The ranges that are not the same in `theirs`, which has as many, and how many rows they have here.
     pub fn differing(&self, theirs: &RangeSums) -> (Ranges, i64) {
         let mut ranges = Ranges::none(self.bits);
@@ -114,7 +132,10 @@ impl Ranges {
 
     /// Whether the row with this key is in one of them.
     pub fn contain(&self, key: &[u8]) -> bool {
-        let range = range(self.bits, key);
+        self.has(range(self.bits, key))
+    }
+
+    fn has(&self, range: usize) -> bool {
         self.set.get(range / 8).is_some_and(|byte| byte & 1 << (range % 8) != 0)
     }
 }
@@ -151,6 +172,21 @@ mod tests {
             }
             prop_assert_eq!(rows as usize, ours.keys().filter(|key| contain(key)).count());
             prop_assert!(ours != theirs || ranges.is_empty());
+        }
+
+        #[test]
+        fn what_is_outside_of_ranges_is_what_is_not_in_them(
+            rows in proptest::collection::btree_map(0..500i64, 0..3i64, 0..200),
+            theirs in proptest::collection::btree_map(0..500i64, 0..3i64, 0..200),
+            fine in 0..=RANGE_BITS,
+            (coarse, bits) in (0..=RANGE_BITS, 0..=RANGE_BITS),
+        ) {
+            let (coarse, bits) = (coarse.min(fine), bits.min(fine));
+            let (ranges, _) = sums(coarse, &rows).differing(&sums(coarse, &theirs));
+            let inside = |key: &i64| ranges.contain(&row::encode(&[Value::Integer(*key)]));
+            let rest: BTreeMap<i64, i64> = rows.iter().filter(|(key, _)| !inside(key)).map(|(k, v)| (*k, *v)).collect();
+            prop_assert_eq!(sums(fine, &rows).outside(&ranges, bits), sums(bits, &rest));
+            prop_assert_eq!(sums(fine, &rows).coarser(bits), sums(bits, &rows));
         }
 
         #[test]

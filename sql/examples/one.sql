@@ -137,20 +137,24 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON profiles, conversations, participants, m
 
 -- Buckets -------------------------------------------------------------------------------------------------------------------
 
+-- The policies say who may write; who gets which rows the rules say, which is quick. SELECT * FROM sync.audit('{"sub": "...", "role": "app_user"}')
+-- lists where the two differ: people who only read get agents' state and media, which the policies show to writers alone. With
+-- rls => 'enforce' they would not.
+
 -- What belongs to a person. A draft stays with its author, until it becomes a message of the conversation.
 SELECT sync.create_bucket('profile', priority => 0, members => 'SELECT me()');
-SELECT sync.add_table('profile', 'profiles', key => 'id');
-SELECT sync.add_table('profile', 'knowledge', key => 'owner_id');
-SELECT sync.add_table('profile', 'messages', key => 'author_id', filter => 'draft');
+SELECT sync.add_table('profile', 'profiles', key => 'id', rls => 'rules_decide');
+SELECT sync.add_table('profile', 'knowledge', key => 'owner_id', rls => 'rules_decide');
+SELECT sync.add_table('profile', 'messages', key => 'author_id', filter => 'draft', rls => 'rules_decide');
 
 -- What belongs to a conversation, for everybody who takes part.
 SELECT sync.create_bucket('conversation', priority => 1, members =>
     $$ SELECT conversation_id FROM participants WHERE profile_id = me() $$);
-SELECT sync.add_table('conversation', 'conversations', key => 'id');
-SELECT sync.add_table('conversation', 'participants', key => 'conversation_id');
-SELECT sync.add_table('conversation', 'messages', key => 'conversation_id', filter => 'NOT draft');
-SELECT sync.add_table('conversation', 'agent_state', key => 'conversation_id');
-SELECT sync.add_table('conversation', 'media_refs', key => 'conversation_id');
+SELECT sync.add_table('conversation', 'conversations', key => 'id', rls => 'rules_decide');
+SELECT sync.add_table('conversation', 'participants', key => 'conversation_id', rls => 'rules_decide');
+SELECT sync.add_table('conversation', 'messages', key => 'conversation_id', filter => 'NOT draft', rls => 'rules_decide');
+SELECT sync.add_table('conversation', 'agent_state', key => 'conversation_id', rls => 'rules_decide');
+SELECT sync.add_table('conversation', 'media_refs', key => 'conversation_id', rls => 'rules_decide');
 
 -- History -------------------------------------------------------------------------------------------------------------------
 

@@ -132,7 +132,7 @@ fn append(
         let Some(member) = members.get(&op.bucket) else { continue };
         let part = Part { member, rule: source.rule, entry: op.entry, table: source.table.tag, start: Start::On };
         match now {
-            Some(Current { bucket: Some(bucket), values }) if bucket == op.bucket => page.row(part, &values),
+            Some(Current { bucket: Ok(bucket), values, .. }) if bucket == op.bucket => page.row(part, &values),
             other => {
                 page.gone(part, &op.key);
                 if other.is_some() {
@@ -154,10 +154,11 @@ fn send_along<'a>(
 ) {
     let Some((relation, priority)) = sources.get(&left).map(|s| (s.entry.relation, s.rule.priority)) else { return };
     let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
-    for source in sources.values_mut().filter(|s| s.entry.relation == relation && s.rule.priority > priority) {
+    for source in sources.values_mut().filter(|s| s.entry.relation == relation && s.rule.priority > priority && !s.entry.enforced)
+    {
         // They are no more than what was just looked up for the bucket that they left.
         for row in source.current(&keys, &mut { usize::MAX }).into_iter().flatten().flatten() {
-            if let Some(member) = row.bucket.and_then(|b| later.get(&b)) {
+            if let Some(member) = row.bucket.ok().and_then(|b| later.get(&b)) {
                 let part = Part { member, rule: source.rule, entry: source.entry.id, table: source.table.tag, start: Start::On };
                 page.row(part, &row.values);
             }

@@ -5,7 +5,7 @@ use crate::snapshot::Snapshot;
 use serde::{Deserialize, Serialize};
 use sync_shared::hash::BucketId;
 use sync_shared::message::EntryId;
-use sync_shared::ranges::Ranges;
+use sync_shared::ranges::{RangeSums, Ranges};
 
 /// Nesting of the tokens' MessagePack.
 const DEPTH: usize = 12;
@@ -18,12 +18,15 @@ pub struct Cursor {
     pub levels: Vec<(u8, Snapshot)>,
     /// Entries whose parts the device has for all the buckets it holds.
     pub entries: Vec<EntryId>,
+    /// What the device has of parts of enforced entries, staged pages included: see [`super::enforce`].
+    #[serde(default)]
+    pub shown: Vec<(BucketId, EntryId, RangeSums)>,
 }
 
 impl Cursor {
     /// Of a device that has nothing.
     pub fn empty(lineage: Lineage) -> Self {
-        Cursor { lineage, levels: Vec::new(), entries: Vec::new() }
+        Cursor { lineage, levels: Vec::new(), entries: Vec::new(), shown: Vec::new() }
     }
 
     /// The snapshot that a priority is at.

@@ -46,7 +46,7 @@ fn all(rules: &[Rule], subscriptions: &[Subscription]) -> Vec<Member> {
             None => add(&[]),
             // Without a table there is no key type yet, and nothing to hold.
             Some(_) if rule.key_types.is_empty() => {}
-            Some(sql) if sql.contains("sync.param(") => {
+            Some(sql) if takes_parameters(sql) => {
                 for subscription in subscriptions.iter().filter(|s| s.rule == rule.name) {
                     with_params(&subscription.params, || evaluate(rule, sql, &mut add));
                 }
@@ -55,6 +55,11 @@ fn all(rules: &[Rule], subscriptions: &[Subscription]) -> Vec<Member> {
         }
     }
     members
+}
+
+/// Whether members depend on what the device subscribes to.
+pub fn takes_parameters(sql: &str) -> bool {
+    sql.contains("sync.param(")
 }
 
 fn evaluate(rule: &Rule, sql: &str, add: &mut impl FnMut(&[u8])) {

@@ -4,27 +4,31 @@
 //! - [`members`]: which buckets the user may hold
 //! - [`cursor`]: the tokens in which the device keeps for the server where it stands
 //! - [`changes`]: known buckets, from the op log; [`source`]: new ones and current rows, from the tables
+//! - [`enforce`]: parts of which only what the user's policies show is handed out
 //! - [`page`]: what is sent; [`sums`]: what it must add up to; [`compare`]: what need not be sent
 
 mod changes;
 mod compare;
 mod cursor;
+mod enforce;
 pub mod members;
 mod page;
-mod source;
+pub mod source;
 pub mod sums;
 
+use crate::access::viewer::{Session, Viewer};
 use crate::catalog::{self, Rule, SyncedTable};
 use crate::error::{raise, spi};
-use crate::identity::asking_user;
+use crate::identity::{self, asking_user};
 use crate::lineage::{Lineage, Standing};
-use crate::push::subtransaction::unless_locked;
+use crate::push::subtransaction::{only_reads, unless_locked};
 use crate::push::REVOKED;
 use crate::query::Kept;
 use crate::render::pinned;
 use crate::snapshot::{self, Snapshot};
 use compare::{Differ, Differences};
 use cursor::{Cursor, Pass, Position, Running, Step};
+use enforce::{Enforced, Rest};
 use members::Member;
 use page::{Page, Part, Start};
 use pgrx::prelude::*;
@@ -52,8 +56,14 @@ fn pull(request: &[u8]) -> Vec<u8> {
         .unwrap_or_else(|e| raise(PgSqlErrorCode::ERRCODE_INVALID_BINARY_REPRESENTATION, format!("sync.pull: {e}")));
     let user = asking_user();
     let locked = || Answer::Notice(NoticeKind::Retry, "a table is being changed and cannot be read now: ask again".into());
-    let answered = || unless_locked(PATIENCE_MS, || Spi::connect(|_| answer(&request, user))).unwrap_or_else(locked);
-    let reply = match pinned(answered) {
+    let (owner, session) = (identity::owner(), Session::now());
+    let read = || {
+        // Functions of policies and of members are other people's, and this writes nothing.
+        only_reads();
+        Spi::connect(|_| answer(&request, user, session))
+    };
+    let answered = || unless_locked(PATIENCE_MS, read).unwrap_or_else(locked);
+    let reply = match identity::as_owner(owner, || pinned(answered)) {
         Answer::Delta(delta) => envelope::encode(&*delta),
         Answer::Notice(kind, message) => {
             envelope::encode(&Notice { kind, message, cursor: Default::default(), keep: Vec::new(), turn: request.turn })
@@ -74,13 +84,15 @@ struct Server {
     rules: Vec<Rule>,
     tables: Vec<SyncedTable>,
     members: Vec<Member>,
+    /// The user as policies see them, where an entry is enforced.
+    viewer: Option<Viewer>,
     now: Snapshot,
     lineage: Lineage,
     generation: i64,
     last_batch: Option<BatchId>,
 }
 
-fn answer(request: &PullRequest, user: String) -> Answer {
+fn answer(request: &PullRequest, user: String, session: Session) -> Answer {
     refuse_if_moved();
     let known = known(request.device);
     if let Some(kind) = known.revoked {
@@ -101,7 +113,10 @@ fn answer(request: &PullRequest, user: String) -> Answer {
         Err((kind, message)) => return Answer::Notice(kind, message),
     };
     let members = members::of(&user, &rules, &request.subscriptions);
-    let server = Server { rules, tables, members, now, lineage, generation, last_batch: known.last_batch };
+    let asks = rules.iter().flat_map(|r| &r.entries).any(|e| e.enforced);
+    let claims = || identity::believed_claims().map(|claims| claims.to_string());
+    let viewer = asks.then(|| Viewer::new(user.clone(), identity::writing_role(), claims(), session));
+    let server = Server { rules, tables, members, viewer, now, lineage, generation, last_batch: known.last_batch };
     if let Some(sums) = &request.sums {
         let stands =
             cursor::decode(&request.cursor).filter(|base| lineage_and_log(base, None, &server.lineage, &server.now).is_ok());
@@ -132,6 +147,11 @@ fn standing(request: &PullRequest, lineage: &Lineage, now: &Snapshot) -> Result<
     } else {
         (Cursor::empty(lineage.clone()), None, None)
     };
+    // Whoever sends it may have made it.
+    let differ = running.iter().flat_map(|r| &r.differ);
+    if base.shown.iter().any(|(.., sums)| sums.check().is_err()) || differ.clone().any(|(.., ranges)| ranges.check().is_err()) {
+        return Err(unreadable());
+    }
     lineage_and_log(&base, running.as_ref(), lineage, now)?;
     Ok((base, running, pass))
 }
@@ -173,7 +193,7 @@ fn lineage_and_log(
 
 /// In a restored, copied or upgraded database the capture triggers do nothing until the rules have been read anew: what they miss
 /// must not look like no change.
-fn refuse_if_moved() {
+pub fn refuse_if_moved() {
     if catalog::has_moved() {
         raise(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -272,10 +292,13 @@ impl Server {
             Some(r) => r.differ.iter().map(|(b, e, ranges)| ((*b, *e), Differ { ranges: ranges.clone(), rows: 0 })).collect(),
             None => self.differences(&request.ranges, &held, &mut sources),
         };
-        let walk = self.walk(&base, &entries, &held, running.as_ref(), staged, &differ, &mut sources, &mut page);
+        let mut enforced = self.enforced(&base, running.is_none(), &held, &delta.gone_buckets, &request.ranges);
+        let walk = self.walk(&base, &entries, &held, running.as_ref(), staged, &differ, &mut enforced, &mut sources, &mut page);
+        let mut base = base;
+        base.shown = enforced.shown(if let Walk::Publish(upto) = walk { upto } else { ALL });
         match (walk, running) {
-            (Walk::All, None) => self.publish(&mut delta, base, ALL, &entries, &page, pass.is_some()),
-            (Walk::Publish(upto), None) => self.publish(&mut delta, base, upto, &entries, &page, pass.is_some()),
+            (Walk::All, None) => self.publish(&mut delta, base, ALL, &entries, &page, pass.is_some(), &enforced),
+            (Walk::Publish(upto), None) => self.publish(&mut delta, base, upto, &entries, &page, pass.is_some(), &enforced),
             // A pass over several pages saw several snapshots: the next one catches up from its first.
             (Walk::All | Walk::Publish(_), Some(ended)) => {
                 let next = self.moved(base, ended.upto, &ended.start, &entries);
@@ -286,7 +309,9 @@ impl Server {
                     staged: Some(ended.upto),
                 });
             }
-            (Walk::Cut(position), Some(going)) => {
+            (Walk::Cut(position), Some(mut going)) => {
+                going.differ.retain(|(_, entry, _)| !self.is_enforced(*entry));
+                going.differ.extend(enforced.cut());
                 let running = Some(Running { position, known: held, ..going });
                 delta.pass = cursor::encode(&Pass { base: self.seen(base), running, doublings, staged });
             }
@@ -294,7 +319,8 @@ impl Server {
                 let entries = entries.iter().copied().collect();
                 let upto = position.priority;
                 delta.expected_rows = Some(self.expected(&held, &differ));
-                let differ = differ.into_iter().map(|((bucket, entry), d)| (bucket, entry, d.ranges)).collect();
+                let differ = differ.into_iter().map(|((bucket, entry), d)| (bucket, entry, d.ranges));
+                let differ = differ.chain(enforced.cut()).collect();
                 let running = Some(Running { start: self.now.clone(), upto, entries, known: held, position, differ });
                 delta.pass = cursor::encode(&Pass { base: self.seen(base), running, doublings, staged });
             }
@@ -328,10 +354,12 @@ impl Server {
         }
     }
 
-    /// Rows that the buckets which the device does not hold are expected to bring.
+    /// Rows that the buckets which the device does not hold are expected to bring; how many of them row level security hides is not told,
+    /// so none of enforced parts.
     fn expected(&self, held: &[BucketId], differ: &Differences) -> u64 {
         let ids: Vec<BucketId> = self.members.iter().map(|m| m.id).filter(|id| held.binary_search(id).is_err()).collect();
-        let whole = sums::of(&ids).into_iter().filter(|(part, _)| !differ.contains_key(part)).map(|(_, s)| s.count.max(0) as u64);
+        let counted = |part: &(BucketId, EntryId)| !differ.contains_key(part) && !self.is_enforced(part.1);
+        let whole = sums::of(&ids).into_iter().filter(|(part, _)| counted(part)).map(|(_, s)| s.count.max(0) as u64);
         whole.chain(differ.values().map(|d| d.rows)).sum()
     }
 
@@ -366,7 +394,17 @@ impl Server {
         cursor
     }
 
-    fn publish(&self, delta: &mut Delta, base: Cursor, upto: u8, entries: &HashSet<EntryId>, page: &Page, staged: bool) {
+    #[allow(clippy::too_many_arguments)]
+    fn publish(
+        &self,
+        delta: &mut Delta,
+        base: Cursor,
+        upto: u8,
+        entries: &HashSet<EntryId>,
+        page: &Page,
+        staged: bool,
+        enforced: &Enforced<'_>,
+    ) {
         let mut cursor = self.moved(base, upto, &self.now, entries);
         // Those that are no more were reported gone on this page.
         cursor.entries.retain(|e| entries.contains(e));
@@ -385,9 +423,13 @@ impl Server {
         buckets.sort_unstable();
         buckets.dedup();
         let sums = sums::of(&buckets);
-        let known = |p: &&(BucketId, EntryId)| ready.contains(&p.1) && cursor.entries.contains(&p.1);
-        delta.sums = (parts.iter().filter(known))
-            .map(|&(bucket, entry)| PartSum { bucket, entry, content: sums.get(&(bucket, entry)).copied().unwrap_or_default() })
+        let content = |part: &(BucketId, EntryId)| match self.is_enforced(part.1) {
+            // Of rows that the user sees: those that the device has with this page.
+            true => enforced.content(*part),
+            false => ready.contains(&part.1).then(|| sums.get(part).copied().unwrap_or_default()),
+        };
+        delta.sums = (parts.iter().filter(|part| cursor.entries.contains(&part.1)))
+            .filter_map(|part| Some(PartSum { bucket: part.0, entry: part.1, content: content(part)? }))
             .collect();
         delta.cursor = cursor::encode(&cursor);
         delta.publish = Some(upto);
@@ -404,10 +446,13 @@ impl Server {
         running: Option<&Running>,
         staged: Option<u8>,
         differ: &Differences,
+        enforced: &mut Enforced<'a>,
         sources: &mut HashMap<EntryId, Source<'a>>,
         page: &mut Page,
     ) -> Walk {
-        let known: HashSet<EntryId> = base.entries.iter().copied().filter(|e| entries.contains(e)).collect();
+        // Those that the log is about: of enforced ones it says nothing that counts.
+        let known: HashSet<EntryId> =
+            base.entries.iter().copied().filter(|e| entries.contains(e) && !self.is_enforced(*e)).collect();
         let mut priorities: Vec<u8> = self.rules.iter().map(|r| r.priority).collect();
         priorities.dedup();
         let position = running.map(|r| &r.position);
@@ -421,7 +466,7 @@ impl Server {
                 _ => None,
             };
             let first_time = base.level(priority).is_none();
-            let (cut, new) = self.walk_priority(priority, base, &known, held, step, differ, sources, page);
+            let (cut, new) = self.walk_priority(priority, base, &known, held, step, differ, enforced, sources, page);
             if let Some(step) = cut {
                 if let (None, Some((done, before))) = (running, complete) {
                     page.truncate(before);
@@ -447,6 +492,7 @@ impl Server {
         held: &[BucketId],
         step: Option<&Step>,
         differ: &Differences,
+        enforced: &mut Enforced<'a>,
         sources: &mut HashMap<EntryId, Source<'a>>,
         page: &mut Page,
     ) -> (Option<Step>, bool) {
@@ -491,9 +537,19 @@ impl Server {
                     },
                     _ => None,
                 };
-                new = true;
                 let table = source.table.tag;
                 let ranges = differ.get(&(member.id, entry.id)).map(|d| &d.ranges);
+                let begun =
+                    |key| Some(Step::Table { bucket: member.id, entry: entry.id, key: Some(serde_bytes::ByteBuf::from(key)) });
+                if entry.enforced {
+                    let part = Part { member, rule, entry: entry.id, table, start: Start::On };
+                    let rest = behind.map_or(Rest::All, |key| Rest::Behind(key, ranges));
+                    if let Some(key) = enforced.read(source, part, rest, is_fresh, page) {
+                        return (begun(key), new);
+                    }
+                    continue;
+                }
+                new = true;
                 let start = if behind.is_some() { Start::On } else { ranges.map_or(Start::Empty, Start::Ranges) };
                 let part = Part { member, rule, entry: entry.id, table, start };
                 page.part(part);
@@ -501,8 +557,7 @@ impl Server {
                     continue;
                 }
                 if let Some(key) = source.read_part(part, behind, ranges, page) {
-                    let key = Some(serde_bytes::ByteBuf::from(key));
-                    return (Some(Step::Table { bucket: member.id, entry: entry.id, key }), new);
+                    return (begun(key), new);
                 }
             }
             let passed = matches!(step, Some(Step::Table { bucket, .. }) if member.id < *bucket);

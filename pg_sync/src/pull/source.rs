@@ -2,14 +2,15 @@
 
 use super::members::Member;
 use super::page::{Page, Part};
+use crate::access::viewer::View;
 use crate::catalog::{Entry, Rule, SyncedTable};
 use crate::error::raise;
 use crate::expr::quote;
-use crate::identity::as_role;
+use crate::identity::as_table_owner;
 use crate::query::{argument, operator, Argument, Query};
 use crate::render::Renderer;
 use pgrx::prelude::*;
-use sync_shared::hash::{bucket_id, row_hash, BucketId, Tag};
+use sync_shared::hash::{bucket_id, row_hash, BucketId, RowHash, Tag};
 use sync_shared::ranges::{RangeSums, Ranges};
 use sync_shared::{row, Value};
 
@@ -29,8 +30,73 @@ pub struct Source<'a> {
 /// A row as it is now.
 pub struct Current {
     /// The bucket it is in by this entry.
-    pub bucket: Option<BucketId>,
+    pub bucket: Result<BucketId, NotIn>,
+    /// That bucket's key; empty where the row is in none by its filter or key.
+    pub key: Vec<u8>,
     pub values: Vec<u8>,
+}
+
+/// Why a row is in no bucket of an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotIn {
+    /// The filter is not true.
+    Filtered,
+    /// A part of the key is NULL.
+    NoKey,
+    TooLarge,
+}
+
+/// Rows of which is asked at once whether the user sees them: few at first, where a page may soon be full.
+const LOOKUP: std::ops::Range<usize> = 64..1_000;
+/// The same in bytes, unless it is a single row.
+const LOOKUP_BYTES: usize = 1 << 20;
+
+/// Rows that were read, until it is asked whether the user sees them.
+struct Waiting {
+    rows: Vec<(Vec<u8>, Vec<u8>)>,
+    bytes: usize,
+    enough: usize,
+}
+
+impl Waiting {
+    fn new(enough: usize) -> Self {
+        Waiting { rows: Vec::new(), bytes: 0, enough }
+    }
+
+    fn add(&mut self, key: &[u8], values: &[u8]) {
+        self.bytes += values.len();
+        self.rows.push((key.to_vec(), values.to_vec()));
+    }
+
+    fn is_enough(&self) -> bool {
+        self.rows.len() >= self.enough || self.bytes >= LOOKUP_BYTES
+    }
+
+    /// Those that the user sees, in their order: keys and values. Next time there may be more of them.
+    fn seen(&mut self, view: &View<'_>) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let keys: Vec<&[u8]> = self.rows.iter().map(|(key, _)| key.as_slice()).collect();
+        let seen = view.sees(&keys);
+        self.bytes = 0;
+        self.enough = (self.enough * 2).min(LOOKUP.end);
+        self.rows.drain(..).zip(seen).filter(|(_, seen)| *seen).map(|(row, _)| row).collect()
+    }
+}
+
+/// Hashes rows of one table.
+struct Hasher {
+    table: Tag,
+    tags: Vec<Tag>,
+    scratch: Vec<u8>,
+}
+
+impl Hasher {
+    fn new(table: &SyncedTable) -> Self {
+        Hasher { table: table.tag, tags: table.columns.iter().map(|c| c.tag).collect(), scratch: Vec::new() }
+    }
+
+    fn hash(&mut self, values: &[u8]) -> Option<RowHash> {
+        row_hash(self.table, &self.tags, &mut row::Reader::new(values), &mut self.scratch).ok()
+    }
 }
 
 /// In which order rows are read.
@@ -159,7 +225,7 @@ impl<'a> Source<'a> {
             Order::First => &mut self.first,
             Order::Behind(_) => &mut self.rest,
         };
-        as_role(self.table.owner, || {
+        as_table_owner(self.table.owner, || {
             let prepare = if ordered { Query::kept_first } else { Query::kept };
             let query = slot.get_or_insert_with(|| prepare(&what, &sql, &types));
             query.each(&arguments, |mut found| {
@@ -207,19 +273,82 @@ impl<'a> Source<'a> {
         (!whole).then_some(key)
     }
 
-    /// Sums of a part's ranges, from its rows as they are.
-    pub fn range_sums(&mut self, member: &Member, bits: u8) -> RangeSums {
+    /// The same for a part of which only rows that the user sees are sent; `sums` gets those that are. The key is that of a row that was
+    /// sent.
+    pub fn read_shown(
+        &mut self,
+        part: Part<'_>,
+        behind: Option<&[u8]>,
+        ranges: Option<&Ranges>,
+        view: &View<'_>,
+        page: &mut Page,
+        sums: &mut RangeSums,
+    ) -> Option<Vec<u8>> {
+        let (mut hasher, mut key) = (Hasher::new(self.table), Vec::new());
+        let mut waiting = Waiting::new(LOOKUP.start);
+        let mut cut = None;
+        let mut send = |waiting: &mut Waiting| {
+            for (key, values) in waiting.seen(view) {
+                if let Some(hash) = hasher.hash(&values) {
+                    page.row(part, &values);
+                    sums.add(&key, hash);
+                }
+                if page.is_full() {
+                    cut = Some(key);
+                    return false;
+                }
+            }
+            true
+        };
+        let whole = self.each(&part.member.key, behind.map_or(Order::First, Order::Behind), |found| {
+            found.key(&mut key);
+            if ranges.is_none_or(|ranges| ranges.contain(&key)) {
+                waiting.add(&key, found.values);
+            }
+            !waiting.is_enough() || send(&mut waiting)
+        });
+        if whole {
+            send(&mut waiting);
+        }
+        cut
+    }
+
+    /// Sums of a part's ranges, from its rows as they are; of those that the user sees, if somebody looks.
+    pub fn range_sums(&mut self, member: &Member, bits: u8, view: Option<&View<'_>>) -> RangeSums {
         let mut sums = RangeSums::new(bits);
-        let (table, (mut key, mut scratch)) = (self.table, (Vec::new(), Vec::new()));
-        let tags: Vec<Tag> = table.columns.iter().map(|c| c.tag).collect();
+        let (mut hasher, mut key) = (Hasher::new(self.table), Vec::new());
+        let mut hashes: Vec<(Vec<u8>, RowHash)> = Vec::new();
+        let look = |hashes: &mut Vec<(Vec<u8>, RowHash)>, sums: &mut RangeSums| {
+            if let Some(view) = view {
+                let keys: Vec<&[u8]> = hashes.iter().map(|(key, _)| key.as_slice()).collect();
+                let seen = view.sees(&keys);
+                hashes.drain(..).zip(seen).filter(|(_, seen)| *seen).for_each(|((key, hash), _)| sums.add(&key, hash));
+            }
+        };
         self.each(&member.key, Order::Any, |found| {
             found.key(&mut key);
-            if let Ok(hash) = row_hash(table.tag, &tags, &mut row::Reader::new(found.values), &mut scratch) {
-                sums.add(&key, hash);
+            match (hasher.hash(found.values), view) {
+                (Some(hash), None) => sums.add(&key, hash),
+                (Some(hash), Some(_)) => hashes.push((key.clone(), hash)),
+                (None, _) => {}
+            }
+            if hashes.len() == LOOKUP.end {
+                look(&mut hashes, &mut sums);
             }
             true
         });
+        look(&mut hashes, &mut sums);
         sums
+    }
+
+    /// Hands over the primary keys of a bucket's rows.
+    pub fn keys(&mut self, member: &Member, mut f: impl FnMut(&[u8])) {
+        let mut key = Vec::new();
+        self.each(&member.key, Order::Any, |found| {
+            found.key(&mut key);
+            f(&key);
+            true
+        });
     }
 
     /// The current rows of the given primary keys; None for rows that do not exist. `budget` goes down by their bytes: where it does not
@@ -237,20 +366,26 @@ impl<'a> Source<'a> {
         let rule = self.rule;
         let slot = &mut self.current;
         let mut rows: Vec<Option<Current>> = keys.iter().map(|_| None).collect();
-        let whole = as_role(self.table.owner, || {
+        let whole = as_table_owner(self.table.owner, || {
             let query = slot.get_or_insert_with(|| Query::kept(&what, &sql, &types));
             query.each(&arguments, |mut found| {
                 let n = found.integer(0) as usize - 1;
                 let mut key = Vec::new();
-                let is_in = found.is_true(1) && (0..key_count).all(|i| !found.is_null(2 + i));
-                if is_in {
-                    (0..key_count).for_each(|i| found.put(2 + i, &mut key));
-                }
+                let mut bucket = match (found.is_true(1), (0..key_count).any(|i| found.is_null(2 + i))) {
+                    (false, _) => Err(NotIn::Filtered),
+                    (true, true) => Err(NotIn::NoKey),
+                    (true, false) => {
+                        (0..key_count).for_each(|i| found.put(2 + i, &mut key));
+                        Ok(bucket_id(&rule.name, &key))
+                    }
+                };
                 let mut values = Vec::new();
                 (0..columns).for_each(|i| found.put(2 + key_count + i, &mut values));
                 *budget = budget.saturating_sub(values.len());
-                let is_in = is_in && !row::is_too_large(&values);
-                rows[n] = Some(Current { bucket: is_in.then(|| bucket_id(&rule.name, &key)), values });
+                if row::is_too_large(&values) {
+                    bucket = bucket.and(Err(NotIn::TooLarge));
+                }
+                rows[n] = Some(Current { bucket, key, values });
                 *budget > 0 || keys.len() == 1
             })
         });

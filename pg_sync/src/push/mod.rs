@@ -18,7 +18,7 @@
 
 mod author;
 mod batch;
-mod conflict;
+pub mod conflict;
 mod constraints;
 mod content;
 mod delete;

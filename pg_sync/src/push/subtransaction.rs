@@ -88,25 +88,17 @@ pub fn run<T>(f: impl FnOnce() -> Result<T, Refusal>) -> Result<T, Refusal> {
 /// Runs `f` in a subtransaction where no lock is waited for longer than `patience_ms`: shorter than the deadlock detector waits, so
 /// that nobody else is sacrificed for this transaction. None: a lock was not to be had, and `f` was undone.
 pub fn unless_locked<T>(patience_ms: i32, f: impl FnOnce() -> T) -> Option<T> {
-    // SAFETY: as in `run`. The setting ends with the subtransaction, and so does whatever an ERROR leaves behind before it goes on.
-    let result = unsafe {
-        let memory = pg_sys::CurrentMemoryContext;
-        let resources = pg_sys::CurrentResourceOwner;
-        let patience = patience_ms.min(pg_sys::DeadlockTimeout / 2).max(1);
-        pg_sys::BeginInternalSubTransaction(std::ptr::null());
-        pg_sys::MemoryContextSwitchTo(memory);
-        if pg_sys::LockTimeout == 0 || pg_sys::LockTimeout > patience {
-            set_lock_timeout(patience);
+    let result = caught(|| {
+        // SAFETY: reads of settings; a change of one ends with the subtransaction, and so does whatever an ERROR leaves behind before
+        // it goes on.
+        unsafe {
+            let patience = patience_ms.min(pg_sys::DeadlockTimeout / 2).max(1);
+            if pg_sys::LockTimeout == 0 || pg_sys::LockTimeout > patience {
+                set_lock_timeout(patience);
+            }
         }
-        let result = PgTryBuilder::new(AssertUnwindSafe(|| Ok(f()))).catch_others(|error| Err(Box::new(error))).execute();
-        match &result {
-            Ok(_) => pg_sys::ReleaseCurrentSubTransaction(),
-            Err(_) => pg_sys::RollbackAndReleaseCurrentSubTransaction(),
-        }
-        pg_sys::MemoryContextSwitchTo(memory);
-        pg_sys::CurrentResourceOwner = resources;
-        result
-    };
+        f()
+    });
     let error = match result {
         Ok(value) => return Some(value),
         Err(error) => *error,
@@ -117,6 +109,40 @@ pub fn unless_locked<T>(patience_ms: i32, f: impl FnOnce() -> T) -> Option<T> {
             None
         }
         _ => error.rethrow(),
+    }
+}
+
+/// Runs `f` in a subtransaction that can write nothing, whatever functions are called in it.
+pub fn read_only<T>(f: impl FnOnce() -> T) -> T {
+    caught(|| {
+        only_reads();
+        f()
+    })
+    .unwrap_or_else(|error| error.rethrow())
+}
+
+/// Nothing can be written until the current subtransaction ends.
+pub fn only_reads() {
+    // SAFETY: Postgres puts back what the transaction above may do when a subtransaction ends, either way.
+    unsafe { pg_sys::XactReadOnly = true }
+}
+
+/// Runs `f` in a subtransaction, released if it succeeds and rolled back if an ERROR is raised.
+fn caught<T>(f: impl FnOnce() -> T) -> Result<T, Box<CaughtError>> {
+    // SAFETY: as in `run`.
+    unsafe {
+        let memory = pg_sys::CurrentMemoryContext;
+        let resources = pg_sys::CurrentResourceOwner;
+        pg_sys::BeginInternalSubTransaction(std::ptr::null());
+        pg_sys::MemoryContextSwitchTo(memory);
+        let result = PgTryBuilder::new(AssertUnwindSafe(|| Ok(f()))).catch_others(|error| Err(Box::new(error))).execute();
+        match &result {
+            Ok(_) => pg_sys::ReleaseCurrentSubTransaction(),
+            Err(_) => pg_sys::RollbackAndReleaseCurrentSubTransaction(),
+        }
+        pg_sys::MemoryContextSwitchTo(memory);
+        pg_sys::CurrentResourceOwner = resources;
+        result
     }
 }
 

@@ -52,6 +52,17 @@ fn the_documents_about_identity_do_what_they_say() {
 }
 
 #[test]
+fn the_documents_about_access_do_what_they_say() {
+    let (device, mut server) = run("docs/access.md", "ward_server", "staff");
+    device.sync(&mut server);
+    assert_eq!(device.rows("SELECT id FROM patient"), [["1"]]);
+    let said = |id: u32| format!(r#"SELECT verdict FROM sync.explain('patient', '{id}', '{{"sub": "ann", "role": "staff"}}')"#);
+    assert_eq!([1, 2, 3].map(|id| sync_tests::compare::server_value(&mut server, &said(id))), ["held", "not held", "not held"]);
+    let audit = r#"SELECT key, kind FROM sync.audit('{"sub": "ann", "role": "staff"}')"#;
+    assert_eq!(sync_tests::compare::server_rows(&mut server, audit), [["{\"id\": 3}", "only by policies"]]);
+}
+
+#[test]
 fn the_documents_example_application_installs() {
     let database = Cluster::shared().database();
     database.run("DROP EXTENSION pg_sync");

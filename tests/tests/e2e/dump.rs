@@ -15,7 +15,7 @@ fn declared() -> Lists {
     lists.run(
         "SELECT sync.create_bucket('all', priority => 3); SELECT sync.add_table('all', 'app.first', columns => ARRAY['a', 'b'])",
     );
-    lists.run("SELECT sync.add_table('list', 'app.first', key => 'b', columns => ARRAY['a', 'b'], filter => $$a <> 'no'$$)");
+    lists.run("SELECT sync.add_table('list', 'app.first', key => 'b', columns => ARRAY['a', 'b'], filter => $$a <> 'no'$$, rls => 'enforce')");
     lists.run("ALTER TABLE app.first RENAME TO \"Second\"; ALTER TABLE app.\"Second\" RENAME a TO \"A b\"; ALTER SCHEMA app RENAME TO app2");
     lists.run("INSERT INTO app2.\"Second\" VALUES ('x', 1, 's'), ('y', 2, 's'), ('no', 3, 's')");
     lists.run("SELECT sync.set_policy('app2.\"Second\"', 'reject'); SELECT sync.set_policy('item', 'text', 'body'); SELECT sync.set_delete_policy('item', 'delete_wins')");
@@ -62,7 +62,7 @@ fn check_second(lists: &mut Lists) {
 fn a_plain_dump_carries_the_rules_and_the_first_push_makes_them_anew() {
     let mut lists = declared();
     let rules =
-        "SELECT bucket, priority, members, \"table\", key, filter, columns, key_types, owner FROM sync.rules ORDER BY 1, \"table\"::text, 5";
+        "SELECT bucket, priority, members, \"table\", key, filter, columns, key_types, owner, rls FROM sync.rules ORDER BY 1, \"table\"::text, 5";
     let before = server_rows(&mut lists.server, rules);
     let (policies, tables) = ("SELECT p FROM sync.policies p ORDER BY p::text", "SELECT t FROM sync.tables t ORDER BY t::text");
     let declared = [policies, tables].map(|sql| server_rows(&mut lists.server, sql));

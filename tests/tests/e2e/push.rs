@@ -91,7 +91,7 @@ fn row_level_security_and_grants_decide() {
     );
     db.run(&format!("GRANT SELECT, INSERT (id, owner, body), UPDATE (body, owner), DELETE ON doc TO {role}"));
     db.run("INSERT INTO doc VALUES (1, 'ann', 'mine', 'l'), (2, 'bob', 'his', 'l')");
-    db.run("SELECT sync.create_bucket('all'); SELECT sync.add_table('all', 'doc')");
+    db.run("SELECT sync.create_bucket('all'); SELECT sync.add_table('all', 'doc', rls => 'rules_decide')");
     let mut server = db.connect();
     let device = Device::for_user(User::with_role("ann", &role));
     device.sync(&mut server);

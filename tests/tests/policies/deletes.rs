@@ -262,7 +262,7 @@ fn orphan(constraint: &str, put_back: Vec<Change>) -> (Client, BatchResult) {
          INSERT INTO parent VALUES (1, 'x'); INSERT INTO child VALUES (1, 1, 'x', 'title'), (2, NULL, NULL, 'title')"
     ));
     db.run("SELECT sync.create_bucket('all'); SELECT sync.add_table('all', 'parent')");
-    db.run("SELECT sync.add_table('all', 'child'); DELETE FROM parent; DELETE FROM child");
+    db.run("SELECT sync.add_table('all', 'child', rls => 'rules_decide'); DELETE FROM parent; DELETE FROM child");
     let mut server = db.connect();
     let mut phone = Phone::new("ann");
     let batch = Batch { whole: true, ..phone.batch(put_back) };
@@ -343,7 +343,7 @@ fn a_partition_and_row_level_security_do_not_hide_why_a_row_cannot_be_put_back()
          CREATE POLICY p ON child USING (true); CREATE POLICY p ON parent USING (false);
          GRANT SELECT, INSERT, UPDATE ON child TO \"{role}\""
     ));
-    db.run("SELECT sync.create_bucket('all'); SELECT sync.add_table('all', 'child'); DELETE FROM parent");
+    db.run("SELECT sync.create_bucket('all'); SELECT sync.add_table('all', 'child', rls => 'rules_decide'); DELETE FROM parent");
     let mut server = db.connect();
     let change = Change { key: vec![int(1), text("n'orth")], ..rename(None) };
     let change = Change { table: tag("public.child"), rest: Some(vec![(tag("parent"), int(1))]), ..change };

@@ -110,7 +110,7 @@ fn the_copy_is_made_with_the_users_rights() {
          ALTER TABLE note ENABLE ROW LEVEL SECURITY; CREATE POLICY own ON note USING (owner = sync.user_id());
          GRANT SELECT, UPDATE, INSERT (id, owner, title, copy_of) ON note TO {role}; {AS_ROW}"
     ));
-    db.run("SELECT sync.create_bucket('all'); SELECT sync.add_table('all', 'note')");
+    db.run("SELECT sync.create_bucket('all'); SELECT sync.add_table('all', 'note', rls => 'rules_decide')");
     db.run("INSERT INTO note VALUES ('11111111-1111-4111-8111-111111111111', 'ann', 'title', NULL, 'secret')");
     let mut server = db.connect();
     let device = Device::for_user(User::with_role("ann", &role));

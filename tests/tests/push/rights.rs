@@ -19,7 +19,7 @@ fn documents(grants: &str) -> (Database<'static>, Client, String) {
          INSERT INTO doc VALUES (1, 'ann', 'mine', 's'), (2, 'bob', 'hidden words', 's'), (3, 'bob', 'public', 's')",
     );
     db.run(&format!("GRANT {grants} ON doc TO {role}"));
-    db.run("SELECT sync.create_bucket('all'); SELECT sync.add_table('all', 'doc')");
+    db.run("SELECT sync.create_bucket('all'); SELECT sync.add_table('all', 'doc', rls => 'rules_decide')");
     let server = db.connect();
     (db, server, role)
 }

@@ -1,8 +1,10 @@
 //! Who may see and write what: one test for each line of the checklist in SECURITY.md.
 
+mod access;
 mod devices;
 mod dids;
 mod encrypted;
+mod enforce;
 mod signer;
 mod sql;
 mod tokens;

@@ -5,7 +5,8 @@ use std::process::{Command, Stdio};
 use sync_tests::compare::{server_rows, server_value};
 use sync_tests::{Cluster, Database};
 
-/// Lines for the configuration: what is not flushed by somebody stays in memory until a crash takes it.
+/// Lines for the configuration: what is not flushed by somebody stays in memory until a crash takes it. The log of one script is kept, so
+/// that a restart alone never makes a device compare its sums: nothing leaves a mark at a start, which would be at another moment each time.
 pub const SETTINGS: &str = "
 autovacuum = off
 bgwriter_lru_maxpages = 0
@@ -14,6 +15,7 @@ wal_writer_delay = 10s
 checkpoint_timeout = 1h
 max_wal_size = 512MB
 min_wal_size = 64MB
+wal_keep_size = 512MB
 ";
 const COPY: &str = "copy";
 

@@ -35,8 +35,15 @@ const ROWS: &str = "
 const CHANGES: &str = "
     SELECT sum(changes) FROM (SELECT max(o.op_id) + 1 AS changes FROM sync.op o JOIN sync.entry e ON e.entry_id = o.entry
     WHERE e.relid IN ('item'::regclass, 'tally'::regclass) GROUP BY o.xid) t";
-/// Little of the log is there after a restart: the marks that are left at each start tell that nobody has to compare sums.
-const SETTINGS: &str = "shared_preload_libraries = 'pg_sync'\nsync.worker_interval = 5\nmin_wal_size = 32MB\n";
+/// Each start leaves a mark; where a server is killed again before it could, the log of the last seconds is there, so that nobody has to
+/// compare sums (docs/operations.md).
+const SETTINGS: &str = "
+shared_preload_libraries = 'pg_sync'
+sync.worker_interval = 5
+wal_keep_size = 256MB
+max_wal_size = 1GB
+min_wal_size = 512MB
+";
 const WRITERS: usize = 3;
 const DEVICES: usize = 2;
 

@@ -60,6 +60,11 @@ impl Error {
     pub fn is_constraint(&self) -> bool {
         matches!(self, Error::Sqlite { code, .. } if code & 0xff == host::CONSTRAINT)
     }
+
+    /// Whether a statement was not even begun since this connection takes none so long: a limit that the application has set.
+    pub fn is_too_much(&self) -> bool {
+        matches!(self, Error::Sqlite { code, .. } if [host::ERROR, host::TOO_BIG].contains(&(code & 0xff)))
+    }
 }
 
 impl fmt::Display for Error {

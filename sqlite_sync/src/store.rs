@@ -21,6 +21,9 @@ pub type MaybeRow = Option<Vec<Value>>;
 /// Names a row: the table's place in [`Store::infos`], and [`Key::bytes`].
 pub type Place = (usize, Vec<u8>);
 
+/// Rows that [`Store::insert`] writes.
+pub const MANY: usize = 32;
+
 /// The tables, with the statements that one call needs again and again.
 pub struct Store<'c> {
     pub db: Db<'c>,
@@ -37,6 +40,7 @@ pub struct Store<'c> {
 struct RowStatements<'c> {
     select: Later<'c>,
     upsert: Later<'c>,
+    insert: Later<'c>,
     delete: Later<'c>,
 }
 
@@ -84,6 +88,7 @@ impl<'c> Store<'c> {
             *slot = Some(RowStatements {
                 select: db.later(info.select()),
                 upsert: db.later(info.upsert()),
+                insert: db.later(info.insert(MANY)),
                 delete: db.later(info.delete()),
             });
         }
@@ -105,6 +110,12 @@ impl<'c> Store<'c> {
             self.written.get_or_insert_default().insert(place, Some(row));
         }
         Ok(())
+    }
+
+    /// Writes [`MANY`] rows that are not there, one after the other in `rows`, with one statement. On an error those before the one
+    /// that it is about are written.
+    pub fn insert(&mut self, at: usize, rows: &[ValueRef<'_>]) -> Result<()> {
+        self.statements(at)?.insert.run(rows)
     }
 
     /// Removes the visible row.
@@ -336,10 +347,20 @@ pub fn unpack_change(bytes: &[u8]) -> Result<Change> {
     rmp_serde::from_slice(bytes).map_err(|_| damage::of("a change of sync_change cannot be read"))
 }
 
-/// Runs `body` with `applying` set, and the triggers of this connection as the tables need them.
+/// Runs `body` with the triggers of this connection as the tables need them.
 ///
-/// Without triggers of the application on synced tables all are switched off, since ours would only find the guard set.
+/// Without triggers of the application on synced tables all are switched off; otherwise `applying` is set for them.
 pub fn while_applying<T>(store: &mut Store<'_>, body: impl FnOnce(&mut Store<'_>) -> Result<T>) -> Result<T> {
+    let (mut body, mut value) = (Some(body), None);
+    applying(store, &mut |store| {
+        value = body.take().map(|body| body(store)).transpose()?;
+        Ok(())
+    })?;
+    value.ok_or_else(|| Error::plain("a publish had nothing to do"))
+}
+
+/// For any body, so that the library has it once.
+fn applying(store: &mut Store<'_>, body: &mut dyn FnMut(&mut Store<'_>) -> Result<()>) -> Result<()> {
     let db = store.db;
     let watched = db.number(
         "SELECT EXISTS (SELECT 1 FROM (SELECT tbl_name, name, type FROM main.sqlite_schema UNION ALL SELECT tbl_name, name, type FROM temp.sqlite_schema) s \
@@ -348,25 +369,27 @@ pub fn while_applying<T>(store: &mut Store<'_>, body: impl FnOnce(&mut Store<'_>
     )? != 0;
     let before = db.triggers(-1);
     let watched = watched && before;
-    db.run("UPDATE main.sync_guard SET applying = ?1", &[ValueRef::Integer(if watched { 2 } else { 1 })])?;
-    if !watched {
-        db.triggers(0);
-    } else {
+    if watched {
+        db.run("UPDATE main.sync_guard SET applying = 2", &[])?;
         store.written = Some(HashMap::new());
+    } else {
+        db.triggers(0);
     }
-    let outcome = body(store).and_then(|value| {
+    let outcome = body(store).and_then(|()| {
         if watched {
             db.triggers(0);
             undo_triggers(store)?;
         }
-        Ok(value)
+        Ok(())
     });
     if before {
         db.triggers(1);
     }
-    let value = outcome?;
-    db.run("UPDATE main.sync_guard SET applying = 0", &[])?;
-    Ok(value)
+    outcome?;
+    if watched {
+        db.run("UPDATE main.sync_guard SET applying = 0", &[])?;
+    }
+    Ok(())
 }
 
 /// What the application's triggers did to synced rows during a publish gives way to the server's values.

@@ -106,6 +106,12 @@ impl TableInfo {
         )
     }
 
+    /// Writes so many rows that are not there.
+    pub fn insert(&self, rows: usize) -> String {
+        let row = format!("({})", self.list(|_, _| "?".into()));
+        format!("INSERT OR FAIL INTO {}({}) VALUES {}", self.name(), self.list(|c, _| c.into()), vec![row; rows].join(", "))
+    }
+
     /// Removes a row by its key.
     pub fn delete(&self) -> String {
         format!("DELETE FROM {} WHERE {}", self.name(), self.by_key())

@@ -19,6 +19,7 @@ static API: AtomicPtr<sqlite3_api_routines> = AtomicPtr::new(ptr::null_mut());
 pub const OK: c_int = 0;
 pub const ERROR: c_int = 1;
 pub const NOMEM: c_int = 7;
+pub const TOO_BIG: c_int = 18;
 pub const CONSTRAINT: c_int = 19;
 pub const MISMATCH: c_int = 20;
 const ROW: c_int = 100;

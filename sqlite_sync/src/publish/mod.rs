@@ -4,7 +4,9 @@
 //! is the sum of the hashes of the values *as stored here*; rows go only at the end, so that one that changes parts never vanishes.
 //!
 //! - [`parts`]: the parts that a publish touches, and the rows that leave them; [`compare`]: their sums against the server's
+//! - [`bulk`]: rows that are new here, many to a statement
 
+mod bulk;
 mod compare;
 mod parts;
 
@@ -17,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::host::{Db, Later};
 use crate::lost::{self, Keeper, Why};
 use crate::records;
-use crate::store::{MaybeRow, Place, Store};
+use crate::store::{MaybeRow, Place, Store, MANY};
 use crate::table::Key;
 use parts::Part;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -46,6 +48,7 @@ pub struct Publish<'s, 'c> {
     /// There are rejected batches.
     refused: bool,
     enter: Later<'c>,
+    enter_many: Later<'c>,
     rehash: Later<'c>,
     old_hash: Later<'c>,
     leave: Later<'c>,
@@ -63,6 +66,7 @@ impl<'s, 'c> Publish<'s, 'c> {
             shadows: db.number("SELECT EXISTS (SELECT 1 FROM main.sync_shadow)", &[])? != 0,
             refused: records::any_rejected(db)?,
             enter: db.later("INSERT INTO main.sync_row VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING"),
+            enter_many: db.later(bulk::enter()),
             rehash: db.later("UPDATE main.sync_row SET hash = ?4 WHERE tbl = ?1 AND key = ?2 AND part = ?3"),
             old_hash: db.later("SELECT hash FROM main.sync_row WHERE tbl = ?1 AND key = ?2 AND part = ?3"),
             leave: db.later("DELETE FROM main.sync_row WHERE tbl = ?1 AND key = ?2 AND part = ?3 RETURNING hash"),
@@ -116,9 +120,12 @@ impl<'s, 'c> Publish<'s, 'c> {
         let mut values = Vec::with_capacity(columns);
         let mut reader = row::Reader::new(&changes.rows);
         let mut scratch = Scratch::default();
-        for _ in 0..changes.row_count {
-            reader.row(columns, &mut values)?;
-            self.row(part, at, &values, &mut scratch)?;
+        let mut left = changes.row_count as usize;
+        while left > 0 {
+            let count = left.min(MANY);
+            reader.row(count * columns, &mut values)?;
+            self.rows(part, at, &values, &mut scratch)?;
+            left -= count;
         }
         let mut reader = row::Reader::new(&changes.gone);
         for _ in 0..changes.gone_count {

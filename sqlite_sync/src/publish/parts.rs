@@ -19,6 +19,8 @@ pub(super) struct Part {
     pub(super) dirty: bool,
     /// It had rows before this publish, so most rows that come are known.
     pub(super) held: bool,
+    /// It had none, and no row that came was known.
+    pub(super) new: bool,
 }
 
 impl Publish<'_, '_> {
@@ -125,7 +127,7 @@ impl Publish<'_, '_> {
         if !self.parts.contains_key(&name) {
             let binds = [ValueRef::Integer(name.0), ValueRef::Integer(i64::from(entry)), ValueRef::Integer(table)];
             let id = self.db.number("INSERT INTO main.sync_part(bucket, entry, tbl) VALUES (?1, ?2, ?3) RETURNING id", &binds)?;
-            self.parts.insert(name, Part { id, table, sum: ContentSum::default(), dirty: false, held: false });
+            self.parts.insert(name, Part { id, table, sum: ContentSum::default(), dirty: false, held: false, new: true });
         }
         Ok(name)
     }
@@ -139,7 +141,7 @@ impl Publish<'_, '_> {
             &[ValueRef::Integer(name.0), ValueRef::Integer(i64::from(name.1))],
             |r| {
                 let sum = ContentSum { sum: r.integer(2), count: r.integer(3) };
-                Ok(Part { id: r.integer(0), table: r.integer(1), sum, dirty: false, held: sum.count > 0 })
+                Ok(Part { id: r.integer(0), table: r.integer(1), sum, dirty: false, held: sum.count > 0, new: sum.count == 0 })
             },
         )?;
         if let Some(part) = found {

@@ -13,7 +13,8 @@ INSERT INTO sync_setting VALUES
   ('keys_per_table', 1000, 'numbers for new keys that are leased from the server for each table whose key it takes from a sequence'),
   ('verify_hours', 24, 'hours after which all content is compared with the server again, right after a pull');
 
--- One row. applying: 0 the application writes, 1 or 2 a publish writes (2: and the application's triggers are watched).
+-- One row. applying: 2 while a publish writes and the application has triggers on synced tables, 0 otherwise. 1 (no publish sets it
+-- any longer): nothing is captured, for who repairs a file by hand.
 CREATE TABLE sync_guard(applying INTEGER NOT NULL);
 
 INSERT INTO sync_guard VALUES (0);

@@ -7,6 +7,16 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 /// Runs `body` in one transaction, or in a savepoint of the application's; on an error everything is undone. Where SQLite has no
 /// memory that is the application's whole transaction, as it is for SQLite's own statements.
 pub fn transaction<T>(db: Db<'_>, body: impl FnOnce() -> Result<T>) -> Result<T> {
+    let (mut body, mut value) = (Some(body), None);
+    in_one(db, &mut || {
+        value = body.take().map(|body| body()).transpose()?;
+        Ok(())
+    })?;
+    value.ok_or_else(|| Error::plain("a transaction had nothing to do"))
+}
+
+/// For any body, so that the library has it once.
+fn in_one(db: Db<'_>, body: &mut dyn FnMut() -> Result<()>) -> Result<()> {
     let own = db.autocommit();
     // IMMEDIATE: a deferred one may find, halfway through, that somebody else has written.
     let begin = if own { "BEGIN IMMEDIATE" } else { "SAVEPOINT sync_call" };
@@ -16,11 +26,11 @@ pub fn transaction<T>(db: Db<'_>, body: impl FnOnce() -> Result<T>) -> Result<T>
     let outcome = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| Err(Error::panicked()));
     // Made anew: triggers that were switched meanwhile have made the first ones outdated.
     match outcome.and_then(|value| Ok((value, End::prepare(db, own)?))) {
-        Ok((value, mut end)) => {
+        Ok(((), mut end)) => {
             // Behind a commit SQLite copies its log into the file, unless a statement is reading.
             drop(guard);
             end.commit.run(&[]).inspect_err(|_| end.undo(db))?;
-            Ok(value)
+            Ok(())
         }
         Err(error) => {
             match End::prepare(db, own) {

@@ -76,6 +76,13 @@ pub fn define(
     flags: FunctionFlags,
     body: impl Fn(Db<'_>, &[ValueRef<'_>]) -> Result<Answer> + 'static,
 ) -> Result<()> {
+    define_one(db, name, args, flags, Box::new(body))
+}
+
+type Body = Box<dyn Fn(Db<'_>, &[ValueRef<'_>]) -> Result<Answer>>;
+
+/// One kind of body, so that what surrounds it is in the library once and not for each function.
+fn define_one(db: Db<'_>, name: &str, args: c_int, flags: FunctionFlags, body: Body) -> Result<()> {
     let call = move |context: *mut sqlite3_context, values: &[*mut sqlite3_value]| {
         let own = Call::new();
         // SAFETY: SQLite passes a live context; its connection outlives the call.

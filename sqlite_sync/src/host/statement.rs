@@ -34,6 +34,11 @@ impl<'c> Statement<'c> {
 
     /// Binds, steps through all rows with `each` (false stops), and lets go of the values before it returns.
     pub fn each(&mut self, values: &[ValueRef<'_>], mut each: impl FnMut(&Row<'_>) -> Result<bool>) -> Result<()> {
+        self.step(values, &mut each)
+    }
+
+    /// For any `each`, so that the library has it once.
+    fn step(&mut self, values: &[ValueRef<'_>], each: &mut dyn FnMut(&Row<'_>) -> Result<bool>) -> Result<()> {
         let outcome = self.bind(values).and_then(|()| loop {
             // SAFETY: the statement is live, and what is bound outlives this function.
             match unsafe { api!(step(self.ptr)) } {

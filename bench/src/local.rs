@@ -12,6 +12,10 @@ use sync_tests::{Cluster, Device};
 const PLAIN: &str = "plain";
 const LOADED: &str = "with the extension";
 const BARE: &str = "without the extension";
+const PLAIN_IN_MEMORY: &str = "plain, temp_store = MEMORY";
+const LOADED_IN_MEMORY: &str = "with the extension, temp_store = MEMORY";
+/// A statement with triggers keeps a journal of its own, which moves to a temporary file where it is kept: see bench/PROFILES.md.
+const IN_MEMORY: &str = "PRAGMA temp_store = MEMORY";
 /// Transactions of one row each.
 const SINGLES: usize = 2000;
 
@@ -23,7 +27,8 @@ pub fn run(cluster: &Cluster, size: &Size, report: &mut Report) {
         &format!(
             "{} prepared inserts in one transaction, one column of all rows updated, all rows deleted; then {SINGLES} inserts and \
              {SINGLES} updates of one row a transaction. Plain: a table with the same columns and indexes and nothing else. Ours: on a \
-             connection that loaded the extension, and on one that never did. Ratios are of times.",
+             connection that loaded the extension, and on one that never did; and bulk writes once more with `PRAGMA temp_store = MEMORY` \
+             on both sides, which docs/device.md recommends. Ratios are of times.",
             size.rows
         ),
     );
@@ -50,7 +55,25 @@ pub fn run(cluster: &Cluster, size: &Size, report: &mut Report) {
         connection.execute_batch("PRAGMA synchronous = NORMAL").expect("synchronous is set");
         writes(&connection, &rows)
     });
-    let rounds = interleave(size.rounds, vec![(PLAIN, plain), (LOADED, loaded), (BARE, bare)]);
+    let plain_in_memory: Run<'_> = Box::new(|| {
+        let plain = Plain::like(&source);
+        plain.connection.execute_batch(IN_MEMORY).expect("temp_store is set");
+        writes(&plain.connection, &rows)
+    });
+    let loaded_in_memory: Run<'_> = Box::new(|| {
+        let device = Device::new("writer");
+        transport.borrow_mut().sync(&device);
+        device.connection().execute_batch(IN_MEMORY).expect("temp_store is set");
+        writes(device.connection(), &rows)
+    });
+    let contenders = vec![
+        (PLAIN, plain),
+        (LOADED, loaded),
+        (BARE, bare),
+        (PLAIN_IN_MEMORY, plain_in_memory),
+        (LOADED_IN_MEMORY, loaded_in_memory),
+    ];
+    let rounds = interleave(size.rounds, contenders);
     let (bulk, single) = (Goal::AtMost(2.0), Goal::AtMost(1.3));
     for (kind, figure, goal) in [
         ("bulk insert", "insert", bulk),
@@ -64,6 +87,10 @@ pub fn run(cluster: &Cluster, size: &Size, report: &mut Report) {
         report.line(&format!("{kind}, plain"), Unit::Of("rows/s"), Goal::None, crate::stats::Spread(rate));
         for name in [LOADED, BARE] {
             report.line(&format!("{kind}, {name}, over plain"), Unit::Times, goal, rounds.ratio(name, PLAIN, figure));
+        }
+        if kind.starts_with("bulk") {
+            let ratio = rounds.ratio(LOADED_IN_MEMORY, PLAIN_IN_MEMORY, figure);
+            report.line(&format!("{kind}, {LOADED_IN_MEMORY}, over plain with it"), Unit::Times, Goal::None, ratio);
         }
     }
     let what = "pending_ops() after all of it (seals every batch, returns the first)";

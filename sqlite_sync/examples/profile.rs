@@ -8,6 +8,8 @@ mod common;
 use common::*;
 use rusqlite::{params_from_iter, types, Connection};
 use std::hint::black_box;
+use std::sync::atomic::{AtomicU64, Ordering};
+use sync_shared::{envelope, hash};
 
 const HELP: &str = "usage: profile WORK ROWS
 
@@ -16,8 +18,12 @@ const HELP: &str = "usage: profile WORK ROWS
   nothing        pull_request and an answer without changes on a device that holds ROWS, 20 times
   insert         ROWS prepared inserts in one transaction; bare-insert: without the extension; plain-insert: without triggers
   update         one column of ROWS rows; bare-update, plain-update as above
+  encode         a page of ROWS rows into bytes; decode: back; read: its rows; hash: their sums
   sizes          what ROWS rows take in the file, by table
-  singles        ROWS updates of one row, each a transaction; bare-singles, plain-singles as above";
+  seal           pending_ops after ROWS inserts, an update and a delete of them all, each a transaction
+  singles        ROWS updates of one row, each a transaction; bare-singles, plain-singles as above
+
+The last line says how many microseconds of the processor the work itself took.";
 
 /// Rows of a page.
 const PAGE: usize = 8000;
@@ -40,6 +46,7 @@ fn main() {
             let pages = first_sync(&rows);
             measured(|| pages.iter().for_each(|page| drop(device.apply_bytes(page).unwrap())));
         }
+        "encode" | "decode" | "read" | "hash" => wire(work, &rows),
         "plain-apply" => {
             let device = plain();
             measured(|| write(&device.db, UPSERT, &rows));
@@ -61,6 +68,13 @@ fn main() {
                 let changed = changes(&rows, round, 100);
                 measured(|| write(&device.db, UPSERT, &changed));
             }
+        }
+        "seal" => {
+            let device = synced(&[]);
+            write(&device.db, INSERT, &rows);
+            device.db.execute_batch("UPDATE item SET rank = rank + 1").unwrap();
+            device.db.execute_batch("DELETE FROM item WHERE rank IS NOT NULL").unwrap();
+            measured(|| drop(device.db.query_row("SELECT pending_ops()", [], |r| r.get::<_, Vec<u8>>(0)).unwrap()));
         }
         "sizes" => {
             let device = synced(&rows);
@@ -90,6 +104,7 @@ fn main() {
             }
         }
     }
+    println!("{} us", TOOK.load(Ordering::Relaxed) / 1000);
 }
 
 /// Callgrind counts what happens in here.
@@ -99,8 +114,43 @@ fn measured_work(work: &mut dyn FnMut()) {
     work();
 }
 
+/// Nanoseconds of the processor for all measured work: what `./dev bench ratios` compares.
+static TOOK: AtomicU64 = AtomicU64::new(0);
+
 fn measured(mut work: impl FnMut()) {
+    let begin = processor_time();
     measured_work(&mut work);
+    TOOK.fetch_add(processor_time() - begin, Ordering::Relaxed);
+}
+
+/// Nanoseconds that this thread has run for, as Linux counts them; 0 elsewhere.
+fn processor_time() -> u64 {
+    let said = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    said.split(' ').next().and_then(|time| time.parse().ok()).unwrap_or(0)
+}
+
+/// What messages and rows go through on both sides.
+fn wire(work: &str, rows: &[Vec<Value>]) {
+    let Page(page) = rows_in(rows);
+    let (bytes, table) = (envelope::encode(&page).unwrap(), &schema_of_items().tables[0]);
+    let tags: Vec<_> = table.columns.iter().map(|c| c.tag).collect();
+    let (mut values, mut scratch) = (Vec::new(), Vec::new());
+    let mut reader = row::Reader::new(&page.changes[0].rows);
+    match work {
+        "encode" => measured(|| drop(black_box(envelope::encode(&page).unwrap()))),
+        "decode" => measured(|| drop(black_box(envelope::decode::<Delta>(&bytes).unwrap()))),
+        "read" => measured(|| {
+            while !reader.is_empty() {
+                reader.row(tags.len(), &mut values).unwrap();
+                black_box(&values);
+            }
+        }),
+        _ => measured(|| {
+            while !reader.is_empty() {
+                black_box(hash::row_hash(table.tag, &tags, &mut reader, &mut scratch).unwrap());
+            }
+        }),
+    }
 }
 
 /// The n-th row, in the order of [`NAMES`]; keys ascend, as pages bring them.

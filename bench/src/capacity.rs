@@ -104,9 +104,7 @@ fn polls(cluster: &Cluster, size: &Size, report: &mut Report, buckets: usize) {
     let (database, mut session) = world(cluster, &[("poll", 1, buckets, 10_000)], true);
     let mut transport = Transport::new(&database);
     let device = Device::new("poll");
-    (0..2).for_each(|_| {
-        transport.sync(&device);
-    });
+    transport.settle(&device);
     let mut of = |what: &str, mut before: Box<dyn FnMut(usize)>| {
         let times = (0..size.repeats).map(|n| {
             before(n);

@@ -2,6 +2,7 @@
 
 use crate::report::{Goal, Report, Unit};
 use crate::server::{self, Session};
+use crate::slot;
 use crate::stats::{interleave, Rounds, Run, Sample, Spread};
 use crate::Size;
 use std::cell::RefCell;
@@ -12,6 +13,8 @@ const OWNERS: usize = 100;
 const PLAIN: &str = "plain";
 const OURS: &str = "pg_sync";
 const PLPGSQL: &str = "PL/pgSQL";
+/// The same with a trigger that fires for each row.
+const PLPGSQL_ROW: &str = "PL/pgSQL by row";
 /// pg_sync with `sync.keep_history` for both tables.
 const HISTORY: &str = "pg_sync with history";
 
@@ -58,6 +61,26 @@ const PLPGSQL_CAPTURE: &str = r"
     $$;
 ";
 
+/// The same for one row at a time: what most hand-written change logs are.
+const PLPGSQL_ROW_CAPTURE: &str = r"
+    CREATE FUNCTION capture_row() RETURNS trigger LANGUAGE plpgsql AS $$
+    DECLARE
+        t bigint := extract(epoch FROM clock_timestamp()) * 1000000;
+    BEGIN
+        IF TG_OP = 'INSERT' THEN
+            INSERT INTO log VALUES (NEW.owner_id, pg_current_xact_id(), hashtextextended(NEW::text, 0), t, -1, 1, 1, 1, uuid_send(NEW.id));
+        ELSIF TG_OP = 'DELETE' THEN
+            INSERT INTO log VALUES (OLD.owner_id, pg_current_xact_id(), -hashtextextended(OLD::text, 0), t, -1, 1, 1, -1, uuid_send(OLD.id));
+        ELSE
+            INSERT INTO log VALUES (NEW.owner_id, pg_current_xact_id(),
+                (hashtextextended(NEW::text, 0)::numeric - hashtextextended(OLD::text, 0)) / 2, t, 1, 1, 1, 0, uuid_send(NEW.id));
+        END IF;
+        RETURN NULL;
+    END
+    $$;
+    CREATE TRIGGER r AFTER INSERT OR UPDATE OR DELETE ON slim FOR EACH ROW EXECUTE FUNCTION capture_row();
+";
+
 fn prepare(name: &str, session: &mut Session, rows: usize) {
     for statement in tables(rows).split_inclusive(';') {
         session.run(statement);
@@ -72,6 +95,10 @@ fn prepare(name: &str, session: &mut Session, rows: usize) {
             if name == HISTORY {
                 session.run("SELECT sync.keep_history('slim'); SELECT sync.keep_history('wide')");
             }
+        }
+        PLPGSQL_ROW => {
+            session.run(PLPGSQL_CAPTURE);
+            session.run(PLPGSQL_ROW_CAPTURE);
         }
         PLPGSQL => {
             session.run(PLPGSQL_CAPTURE);
@@ -93,7 +120,7 @@ fn log(name: &str) -> Option<&'static str> {
     match name {
         OURS => Some("sync.op"),
         HISTORY => Some("sync.version"),
-        PLPGSQL => Some("log"),
+        PLPGSQL | PLPGSQL_ROW => Some("log"),
         _ => None,
     }
 }
@@ -142,7 +169,7 @@ struct Contender<'a> {
 
 /// Runs everything about capture.
 pub fn run(cluster: &Cluster, size: &Size, report: &mut Report) {
-    let databases: Vec<_> = [PLAIN, OURS, PLPGSQL, HISTORY].map(|name| (name, cluster.database())).into_iter().collect();
+    let databases: Vec<_> = [PLAIN, OURS, PLPGSQL, PLPGSQL_ROW, HISTORY].map(|name| (name, cluster.database())).into_iter().collect();
     let contenders: Vec<_> = databases
         .iter()
         .map(|(name, database)| {
@@ -160,17 +187,32 @@ pub fn run(cluster: &Cluster, size: &Size, report: &mut Report) {
             &format!("Capture, bulk: a table with {about}"),
             &format!(
                 "{} rows of 117 bytes of values for {OWNERS} owners, `INSERT ... SELECT`, `UPDATE` of one column of all rows, `DELETE` \
-                 of all, each one transaction, in four databases of one server: without capture, with a rule of pg_sync (one bucket \
-                 per owner), with statement triggers in PL/pgSQL that log the same facts, and with a rule and `sync.keep_history`, which also \
-                 keeps what each row was. Ratios are of times.",
-                size.rows
+                 of all, each one transaction, in databases of one server: without capture, with a rule of pg_sync (one bucket \
+                 per owner), with statement triggers in PL/pgSQL that log the same facts{}, and with a rule and `sync.keep_history`, which also \
+                 keeps what each row was.{} Ratios are of times.",
+                size.rows,
+                if table == "slim" { " (by row: triggers for each row)" } else { "" },
+                if table == "slim" {
+                    " A logical slot, on a server of its own with `wal_level = logical` beside a plain table there: what is written, and \
+                     then read through `pgoutput`, since what nobody reads keeps its WAL for ever; nobody has sorted it into buckets yet."
+                } else {
+                    ""
+                }
             ),
         );
-        let runs = contenders.iter().map(|c| {
+        let runs = contenders.iter().filter(|c| table == "slim" || c.name != PLPGSQL_ROW).map(|c| {
             let run: Run<'_> = Box::new(|| bulk(c.name, &mut c.session.borrow_mut(), table, size.rows));
             (c.name, run)
         });
-        bulk_lines(&interleave(size.rounds, runs.collect()), goals, size, report);
+        let rounds = interleave(size.rounds, runs.collect());
+        bulk_lines(&rounds, goals, size, report);
+        if table == "slim" {
+            for kind in ["insert", "update", "delete"] {
+                let ratio = rounds.ratio(PLPGSQL_ROW, PLAIN, kind);
+                report.line(&format!("{kind}, {PLPGSQL_ROW} over plain"), Unit::Times, Goal::None, ratio);
+            }
+            slot::lines(size, report);
+        }
     }
     single(&contenders, size, report);
 }
@@ -252,7 +294,7 @@ fn single(contenders: &[Contender<'_>], size: &Size, report: &mut Report) {
         ("64 clients into one bucket, synchronous_commit off", 64, 1, "off", Goal::AtLeast(0.85)),
     ] {
         let program = &program;
-        let runs = contenders.iter().map(|c| {
+        let runs = contenders.iter().filter(|c| c.name != PLPGSQL_ROW).map(|c| {
             let run: Run<'_> = Box::new(move || {
                 clear(c.name, &mut c.session.borrow_mut(), "slim");
                 Sample(vec![("tps", transactions(program, c.database, clients, owners, commit, size.seconds))])

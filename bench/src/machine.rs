@@ -22,9 +22,8 @@ impl Machine {
             output.map_or_else(|_| "unknown".to_owned(), |o| String::from_utf8_lossy(&o.stdout).trim().to_owned())
         };
         let mut commit = text("git", &["rev-parse", "--short", "HEAD"]);
-        if !text("git", &["status", "--porcelain", "--untracked-files=no", "--", ":!bench/RESULTS.md", ":!bench/results.json"])
-            .is_empty()
-        {
+        let others = ["--", ":!bench/*.md", ":!bench/*.json", ":!bench/*.csv", ":!bench/plots"];
+        if !text("git", &[&["status", "--porcelain", "--untracked-files=no"], &others[..]].concat()).is_empty() {
             commit += ", with uncommitted changes";
         }
         let cores = std::thread::available_parallelism().map_or(0, usize::from);

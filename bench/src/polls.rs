@@ -22,8 +22,7 @@ pub fn run(cluster: &Cluster, size: &Size, report: &mut Report) {
     let (database, mut session) = world(cluster, &[("poll", 1000, BUCKETS, size.many)], true);
     let mut transport = Transport::new(&database);
     let device = Device::new("poll");
-    transport.sync(&device);
-    transport.sync(&device);
+    transport.settle(&device);
     let idle: Vec<_> = (0..size.repeats).map(|_| transport.sync(&device)).collect();
     lines("nothing changed", 1.0, Goal::AtMost(200.0), &idle, report);
     let random = fastrand::Rng::with_seed(7);

@@ -1,10 +1,9 @@
-//! The table of results, as Markdown and as JSON.
+//! Figures as they are measured: on the terminal, and collected for results.json.
 
 use crate::machine::Machine;
+use crate::results;
 use crate::stats::Spread;
 use serde_json::{json, Value};
-use std::fmt::Write as _;
-use std::path::Path;
 
 /// What a figure should be.
 #[derive(Debug, Clone, Copy)]
@@ -37,34 +36,16 @@ pub enum Unit {
 }
 
 impl Unit {
-    fn write(self, value: f64) -> String {
+    /// As results.json names it.
+    fn name(self) -> &'static str {
         match self {
-            Unit::Times => format!("{value:.2}x"),
-            Unit::Of(name) => format!("{} {name}", number(value)),
+            Unit::Times => "x",
+            Unit::Of(name) => name,
         }
     }
-}
 
-/// Three digits that count, thousands apart.
-fn number(value: f64) -> String {
-    if value.abs() < 10.0 {
-        return format!("{value:.2}");
-    }
-    if value.abs() < 100.0 {
-        return format!("{value:.1}");
-    }
-    let digits = format!("{:.0}", value.abs());
-    let mut out = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at) % 3 == 0 {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    if value < 0.0 {
-        format!("-{out}")
-    } else {
-        out
+    fn write(self, value: f64) -> String {
+        results::figure(self.name(), value)
     }
 }
 
@@ -111,53 +92,8 @@ impl Report {
         self.skipped.push((what.to_owned(), reason.to_owned()));
     }
 
-    /// Writes both files.
-    pub fn write(&self, folder: &Path, machine: &Machine, run: &str) -> std::io::Result<()> {
-        std::fs::write(folder.join("RESULTS.md"), self.markdown(machine, run))?;
-        let json = serde_json::to_string_pretty(&self.json(machine, run))?;
-        std::fs::write(folder.join("results.json"), json + "\n")
-    }
-
-    fn markdown(&self, machine: &Machine, run: &str) -> String {
-        let mut out = String::from("# Results of ./dev bench\n\n");
-        let _ = writeln!(
-            out,
-            "Written by `{run}`; nothing here is written by hand. Contenders take turns in every round; the figure"
-        );
-        let _ = writeln!(
-            out,
-            "is the median over the rounds, the spread its least and greatest value, a ratio is taken within a round.\n"
-        );
-        for (name, value) in &machine.facts {
-            let _ = writeln!(out, "- {name}: {value}");
-        }
-        let (met, of) = self.score();
-        let _ = writeln!(out, "\n{met} of {of} goals met, {} measurements skipped.", self.skipped.len());
-        for section in &self.sections {
-            let _ = write!(out, "\n## {}\n\n{}\n\n", section.title, section.text);
-            out.push_str("| what | goal | measured | spread | |\n| --- | --- | --- | --- | --- |\n");
-            for line in &section.lines {
-                let goal = match line.goal {
-                    Goal::None => String::new(),
-                    Goal::AtMost(limit) => format!("at most {}", line.unit.write(limit)),
-                    Goal::AtLeast(limit) => format!("at least {}", line.unit.write(limit)),
-                };
-                let met = line.goal.met(line.spread.median()).map_or("", |met| if met { "met" } else { "**missed**" });
-                let [least, middle, most] =
-                    [line.spread.min(), line.spread.median(), line.spread.max()].map(|value| line.unit.write(value));
-                let _ = writeln!(out, "| {} | {goal} | {middle} | {least} to {most} | {met} |", line.what);
-            }
-        }
-        if !self.skipped.is_empty() {
-            out.push_str("\n## Skipped\n\n");
-            for (what, reason) in &self.skipped {
-                let _ = writeln!(out, "- {what}: {reason}");
-            }
-        }
-        out
-    }
-
-    fn json(&self, machine: &Machine, run: &str) -> Value {
+    /// Everything measured, as results.json holds it.
+    pub fn json(&self, machine: &Machine, run: &str) -> Value {
         let line = |line: &Line| {
             let (goal, limit) = match line.goal {
                 Goal::None => (Value::Null, Value::Null),
@@ -166,7 +102,7 @@ impl Report {
             };
             json!({
                 "what": line.what,
-                "unit": match line.unit { Unit::Times => "x", Unit::Of(name) => name },
+                "unit": line.unit.name(),
                 "goal": goal,
                 "limit": limit,
                 "met": line.goal.met(line.spread.median()),
@@ -178,9 +114,9 @@ impl Report {
         };
         let section = |section: &Section| {
             let lines: Vec<_> = section.lines.iter().map(line).collect();
-            json!({ "name": section.name, "title": section.title, "figures": lines })
+            json!({ "name": section.name, "title": section.title, "text": section.text, "figures": lines })
         };
-        let facts: serde_json::Map<_, _> = machine.facts.iter().map(|(n, v)| ((*n).to_owned(), json!(v))).collect();
+        let facts: Vec<_> = machine.facts.iter().map(|(name, value)| json!([name, value])).collect();
         let (met, of) = self.score();
         json!({
             "run": run,
@@ -196,15 +132,5 @@ impl Report {
         let lines = self.sections.iter().flat_map(|s| &s.lines);
         let met: Vec<_> = lines.filter_map(|line| line.goal.met(line.spread.median())).collect();
         (met.iter().filter(|met| **met).count(), met.len())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::number;
-
-    #[test]
-    fn numbers_have_the_digits_that_count() {
-        assert_eq!([1.234, 12.34, 123.4, 1_234_567.8, -4321.0].map(number), ["1.23", "12.3", "123", "1,234,568", "-4,321"]);
     }
 }

@@ -12,21 +12,24 @@ use sync_tests::{Cluster, Database, Device};
 pub fn world<'a>(cluster: &'a Cluster, holdings: &[(&str, usize, usize, usize)], index: bool) -> (Database<'a>, Session) {
     let database = cluster.database();
     let mut session = Session::new(database.connect());
-    session.run(&format!(
+    // One transaction: where nothing needs the log of it, Postgres writes none.
+    let mut sql = format!(
         "CREATE TABLE item ({});
-         CREATE TABLE holder (user_id text, owner_id uuid, PRIMARY KEY (user_id, owner_id))",
+         CREATE TABLE holder (user_id text, owner_id uuid, PRIMARY KEY (user_id, owner_id));",
         server::COLUMNS
-    ));
+    );
     for (user, first, owners, rows) in holdings {
-        session.run(&format!("INSERT INTO item {} ORDER BY id", server::rows(*rows, *first, *owners)));
-        session.run(&format!(
-            "INSERT INTO holder SELECT '{user}', ('00000000-0000-4000-8000-' || lpad(to_hex({first} + n), 12, '0'))::uuid
-             FROM generate_series(0, {owners} - 1) n"
-        ));
+        sql += &format!(
+            "INSERT INTO item {} ORDER BY id;
+             INSERT INTO holder SELECT '{user}', ('00000000-0000-4000-8000-' || lpad(to_hex({first} + n), 12, '0'))::uuid
+             FROM generate_series(0, {owners} - 1) n;",
+            server::rows(*rows, *first, *owners)
+        );
     }
     if index {
-        session.run("CREATE INDEX ON item (owner_id, id)");
+        sql += "CREATE INDEX ON item (owner_id, id);";
     }
+    session.run(&sql);
     session.run(
         "SELECT sync.create_bucket('owner', members => 'SELECT owner_id FROM holder WHERE user_id = sync.user_id()');
          SELECT sync.add_table('owner', 'item', key => 'owner_id')",
@@ -96,6 +99,12 @@ impl Transport {
             }
         }
         panic!("the pull does not end");
+    }
+
+    /// Downloads until the device has seen everything and knows it.
+    pub fn settle(&mut self, device: &Device) {
+        self.sync(device);
+        self.sync(device);
     }
 
     /// The device's whole loop for sending.

@@ -50,8 +50,7 @@ const CAPTURES: [(&str, &str, Kind); 4] = [
     ("PL/pgSQL row triggers", "PL/pgSQL by row over plain", Kind::Peer),
 ];
 /// Peers on the device: their name in results.json, without plain and ours.
-const PEERS: [&str; 4] =
-    ["session extension", "PowerSync, a transaction a line", "PowerSync, one transaction", "sqlite-sync"];
+const PEERS: [&str; 4] = ["session extension", "PowerSync, a transaction a line", "PowerSync, one transaction", "sqlite-sync"];
 
 /// The plot, from results.json.
 pub fn svg(results: &Value) -> String {
@@ -88,12 +87,12 @@ pub fn svg(results: &Value) -> String {
         p.figure("sqlite_sync", Kind::Ours, "apply, pg_sync");
         PEERS.iter().for_each(|name| p.figure(name, Kind::Peer, &format!("apply, {name}")));
     });
-    panel("The device's file", "times a plain table", "peers", &|p| {
+    panel("The device's file, in plain ones", "times", "peers", &|p| {
         p.add("a plain table", Kind::Limit, Some(1.0));
         p.figure("sqlite_sync", Kind::Ours, "file, pg_sync");
         PEERS.iter().for_each(|name| p.figure(name, Kind::Peer, &format!("file, {name}")));
     });
-    panel("Local writes in bulk on the device", "times as long as a plain table", "peers", &|p| {
+    panel("Time of local writes in bulk on the device, in plain ones", "times", "peers", &|p| {
         p.add("a plain table", Kind::Limit, Some(1.0));
         p.figure("sqlite_sync", Kind::Ours, "local bulk insert, time, pg_sync");
         PEERS.iter().for_each(|name| p.figure(name, Kind::Peer, &format!("local bulk insert, time, {name}")));

@@ -169,7 +169,8 @@ struct Contender<'a> {
 
 /// Runs everything about capture.
 pub fn run(cluster: &Cluster, size: &Size, report: &mut Report) {
-    let databases: Vec<_> = [PLAIN, OURS, PLPGSQL, PLPGSQL_ROW, HISTORY].map(|name| (name, cluster.database())).into_iter().collect();
+    let databases: Vec<_> =
+        [PLAIN, OURS, PLPGSQL, PLPGSQL_ROW, HISTORY].map(|name| (name, cluster.database())).into_iter().collect();
     let contenders: Vec<_> = databases
         .iter()
         .map(|(name, database)| {

@@ -16,7 +16,8 @@ const SINGLES: usize = 5000;
 
 /// Runs the measurement.
 pub fn run(cluster: &Cluster, size: &Size, report: &mut Report) {
-    let (rules, buckets) = (size.many / 1000, size.many);
+    // Each rule that is added writes all of them down by name, so a thousand take minutes.
+    let (rules, buckets) = (if size.many < 1_000_000 { 20 } else { 1000 }, size.many);
     report.section(
         "crowded",
         "Capture beside many other rules and buckets",

@@ -33,7 +33,12 @@ pub fn run(cluster: &Cluster, size: &Size, report: &mut Report) {
         session.run("UPDATE document SET counter = counter + 1");
         transport.sync(&device).received as f64
     });
-    report.line("changed on the server, bytes that the pull answers", Unit::Of("B"), Goal::AtMost(1000.0), Spread(down.collect()));
+    report.line(
+        "changed on the server, bytes that the pull answers",
+        Unit::Of("B"),
+        Goal::AtMost(1000.0),
+        Spread(down.collect()),
+    );
     let up = (0..size.repeats / 10).map(|_| {
         device.run("UPDATE document SET counter = counter + 1");
         let mut sent = 0;

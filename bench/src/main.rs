@@ -119,7 +119,9 @@ fn main() {
                 None => refuse("--minutes takes a number from 1"),
             },
             "--help" | "-h" => return println!("{}", help()),
-            name if ["growth", "write"].contains(&name) || MEASURES.iter().any(|(n, _)| *n == name) => names.push(name.to_owned()),
+            name if ["growth", "write"].contains(&name) || MEASURES.iter().any(|(n, _)| *n == name) => {
+                names.push(name.to_owned())
+            }
             other => refuse(&format!("'{other}' is nothing to measure")),
         }
     }

@@ -168,7 +168,7 @@ fn draw(out: &mut String, panel: &Lines) {
             let _ = writeln!(out, "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"2.5\" fill=\"{colour}\"/>", x(*a), y(*b));
         }
         // From the last point back, as far as the panel goes.
-        if let Some(&(a, b)) = points.last().filter(|_| points.len() > 1) {
+        if let Some(&(a, b)) = points.last().filter(|_| at == 0 && points.len() > 1) {
             let back = (a.log10() - x0).min(b.log10() - y0);
             let from = (10f64.powf(a.log10() - back), 10f64.powf(b.log10() - back));
             let _ = writeln!(

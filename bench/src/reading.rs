@@ -58,9 +58,8 @@ fn reads(device: &Device, size: &Size, report: &mut Report) {
         plain::file_size(connection);
     }
     let contender = |connection: &'_ Connection| -> Sample {
-        let scan = |sql: &str| {
-            Took::here(|| connection.query_row(sql, [], |row| row.get::<_, i64>(0)).expect("a table is read")).0.wall
-        };
+        let scan =
+            |sql: &str| Took::here(|| connection.query_row(sql, [], |row| row.get::<_, i64>(0)).expect("a table is read")).0.wall;
         let (keys, _) = Took::here(|| {
             let mut statement = connection.prepare("SELECT title, rank FROM item WHERE id = ?1").expect("it is prepared");
             for n in 0..LOOKED_UP.min(rows.len()) {

@@ -17,7 +17,11 @@ pub fn lines(size: &Size, report: &mut Report) {
     let databases = [PLAIN, SLOT].map(|name| (name, cluster.database()));
     let contenders = databases.each_ref().map(|(name, database)| {
         let mut session = Session::new(database.connect());
-        session.run(&format!("CREATE TABLE slim ({}); CREATE TABLE source AS {}", server::COLUMNS, server::rows(size.rows, 0, 100)));
+        session.run(&format!(
+            "CREATE TABLE slim ({}); CREATE TABLE source AS {}",
+            server::COLUMNS,
+            server::rows(size.rows, 0, 100)
+        ));
         session.run("VACUUM ANALYZE");
         if *name == SLOT {
             session.run("CREATE PUBLICATION p FOR TABLE slim");
@@ -48,11 +52,18 @@ pub fn lines(size: &Size, report: &mut Report) {
         (*name, run)
     });
     let rounds = interleave(size.rounds, runs.collect());
-    for (kind, read, wal) in
-        [("insert", "insert read", "insert wal"), ("update", "update read", "update wal"), ("delete", "delete read", "delete wal")]
-    {
+    for (kind, read, wal) in [
+        ("insert", "insert read", "insert wal"),
+        ("update", "update read", "update wal"),
+        ("delete", "delete read", "delete wal"),
+    ] {
         let mut line = |what: &str, figure| {
-            report.line(&format!("{kind}, a logical slot, {what} plain"), Unit::Times, Goal::None, rounds.ratio(SLOT, PLAIN, figure));
+            report.line(
+                &format!("{kind}, a logical slot, {what} plain"),
+                Unit::Times,
+                Goal::None,
+                rounds.ratio(SLOT, PLAIN, figure),
+            );
         };
         line("written, over", kind);
         line("written and read, over", read);

@@ -104,9 +104,9 @@ pub fn run(folder: &Path, ask: &Ask) -> std::io::Result<()> {
 
 fn begin(machine: &Machine, ask: &Ask) -> Value {
     let facts = machine.facts.iter().filter(|(name, _)| ["date", "commit", "cores", "processor", "versions"].contains(name));
-    let series = measure::ALL.iter().map(|s| {
-        json!({ "name": s.name, "title": s.title, "across": s.across, "text": s.text, "goals": s.goals, "points": [] })
-    });
+    let series = measure::ALL
+        .iter()
+        .map(|s| json!({ "name": s.name, "title": s.title, "across": s.across, "text": s.text, "goals": s.goals, "points": [] }));
     json!({
         "run": format!("./dev bench growth{}", if ask.quick { " --quick" } else { "" }),
         "machine": facts.map(|(name, value)| json!([name, value])).collect::<Vec<_>>(),

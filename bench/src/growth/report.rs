@@ -59,7 +59,12 @@ pub fn csv(growth: &Value) -> String {
     for series in list(growth, "series") {
         for name in names(series) {
             for (x, value) in values(series, name) {
-                let _ = writeln!(out, "{},{x},\"{name}{}\",{value:.4}", text(series, "name"), if is_time(&name) { ", ms" } else { "" });
+                let _ = writeln!(
+                    out,
+                    "{},{x},\"{name}{}\",{value:.4}",
+                    text(series, "name"),
+                    if is_time(&name) { ", ms" } else { "" }
+                );
             }
         }
     }

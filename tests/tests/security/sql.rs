@@ -1,7 +1,12 @@
 //! What somebody with a login of the database and nothing else can do: nothing.
 
-use sync_tests::compare::server_value;
-use sync_tests::Cluster;
+use sync_shared::hash::{bucket_id, SetDigest};
+use sync_shared::message::{Delta, Notice, PartRanges, PartSum, PullRequest};
+use sync_shared::ranges::RangeSums;
+use sync_shared::{envelope, row, Value};
+use sync_tests::compare::{assert_alike, server_rows, server_value};
+use sync_tests::device::server_pull;
+use sync_tests::{Cluster, Device, User};
 
 #[test]
 fn nobody_can_stop_maintenance_by_holding_a_lock() {
@@ -24,4 +29,110 @@ fn nobody_can_stop_maintenance_by_holding_a_lock() {
         .batch_execute("SET lock_timeout = '5s'; SELECT sync.maintain(); SELECT * FROM sync.verify_table('note')")
         .expect("maintained");
     assert_eq!(server_value(&mut server, "SELECT string_agg(state, ' ') FROM sync.rules"), "ready");
+}
+
+#[test]
+fn only_a_superuser_installs_the_extension_and_it_stays_in_its_schema() {
+    let mut server = Cluster::shared().database().connect();
+    let control =
+        "SELECT superuser, trusted, relocatable FROM pg_available_extension_versions WHERE name = 'pg_sync' AND installed";
+    assert_eq!(server_rows(&mut server, control), [["t", "f", "f"]]);
+    server.batch_execute("CREATE SCHEMA elsewhere").expect("a schema");
+    let moved = server.batch_execute("ALTER EXTENSION pg_sync SET SCHEMA elsewhere").expect_err("refused");
+    assert_eq!(moved.code().map(|c| c.code()), Some("0A000"), "{moved}");
+    let db = Cluster::shared().empty_database();
+    let owner = format!("owner_{}_{}", db.name(), std::process::id());
+    db.run(&format!("CREATE ROLE {owner} LOGIN; ALTER DATABASE {} OWNER TO {owner}", db.name()));
+    let denied = db.connect_as(&owner).batch_execute("CREATE EXTENSION pg_sync").expect_err("denied");
+    assert_eq!(denied.code().map(|c| c.code()), Some("42501"), "{denied}");
+}
+
+#[test]
+fn a_bucket_of_somebody_else_is_not_had_by_naming_it() {
+    let db = Cluster::shared().database();
+    db.run(
+        "CREATE TABLE diary (id int PRIMARY KEY, owner text, body text); INSERT INTO diary VALUES (1, 'ann', 'hers'), (2, 'bob', 'SECRETBODY');
+         SELECT sync.create_bucket('own', members => 'SELECT sync.user_id()')",
+    );
+    db.run("SELECT sync.add_table('own', 'diary', key => 'owner'); SELECT sync.maintain()");
+    let (mut server, ann) = (db.connect(), Device::new("ann"));
+    ann.sync(&mut server);
+    let bobs = bucket_id("own", &row::encode(&[Value::Text("bob".into())]));
+    let entry = server_value(&mut server, "SELECT entry_id FROM sync.entry").parse().expect("a number");
+    let honest: PullRequest = envelope::decode(&ann.pull_request()).expect("a request");
+    let ranges = vec![PartRanges { bucket: bobs, entry, sums: RangeSums::new(0) }];
+    let sums = vec![PartSum { bucket: bobs, entry, content: Default::default() }];
+    let held = |request: PullRequest| PullRequest { held: SetDigest::of(&[bobs]), held_list: Some(vec![bobs]), ..request };
+    let anew = |request: PullRequest| PullRequest { cursor: Default::default(), held: Default::default(), ..request };
+    let forged = [
+        held(honest.clone()),
+        held(anew(honest.clone())),
+        PullRequest { ranges: ranges.clone(), ..honest.clone() },
+        PullRequest { ranges, ..anew(honest.clone()) },
+        PullRequest { sums: Some(sums), ..honest },
+    ];
+    for request in forged {
+        let reply = server_pull(&mut server, &ann.user, &envelope::encode(&request).expect("bytes")).expect("an answer");
+        if let Ok(delta) = envelope::decode::<Delta>(&reply) {
+            let plain = rmp_serde::to_vec(&delta).expect("its bytes");
+            assert!(!plain.windows(6).any(|bytes| bytes == b"SECRET"), "{request:?}");
+            assert!(!delta.buckets.iter().any(|bucket| bucket.id == bobs), "{request:?}");
+            assert!(!delta.sums.iter().any(|sum| sum.bucket == bobs), "{request:?}");
+        } else {
+            let notice: Notice = envelope::decode(&reply).expect("a notice");
+            assert!(!notice.keep.contains(&bobs), "{request:?}");
+        }
+    }
+}
+
+#[test]
+fn a_pull_that_is_cancelled_stops() {
+    let db = Cluster::shared().database();
+    db.run("CREATE TABLE wide (id int PRIMARY KEY, body text); INSERT INTO wide SELECT i, repeat(md5(i::text), 5) FROM generate_series(1, 50000) i");
+    db.run("SELECT sync.create_bucket('all'); SELECT sync.add_table('all', 'wide')");
+    let (mut server, device) = (db.connect(), Device::new("ann"));
+    device.pull_request();
+    device.run("UPDATE sync_setting SET value = 4194304 WHERE name = 'page_bytes'");
+    let request = device.pull_request();
+    server.batch_execute("SET statement_timeout = '5ms'").expect("a setting");
+    let told = server_pull(&mut server, &device.user, &request).expect_err("cancelled");
+    assert!(told.starts_with("57014"), "{told}");
+    // The connection goes on as if nothing had been.
+    server.batch_execute("RESET statement_timeout").expect("a setting");
+    assert_eq!(server_value(&mut server, "SELECT current_user"), "postgres");
+    let reply = server_pull(&mut server, &device.user, &request).expect("an answer");
+    device.apply(&reply).expect("applied");
+    assert_ne!(device.value("SELECT count(*) FROM sync_stage"), "0");
+}
+
+#[test]
+fn names_with_quotes_newlines_and_63_bytes_are_names() {
+    let db = Cluster::shared().database();
+    let role = format!("app_{}_{}", db.name(), std::process::id());
+    let long = |start: &str| format!("{start}{}", "x".repeat(63 - start.len()));
+    let quote = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+    let literal = |text: &str| format!("'{}'", text.replace('\'', "''"));
+    let [schema, table, key, column] = ["s'\"; --", "t\n\"'$$", "k\\'\"", "c%s'\"\n"].map(|name| quote(&long(name)));
+    let (rule, name) = (literal(&table), literal(&format!("{schema}.{table}")));
+    db.run(&format!(
+        "CREATE ROLE {role} NOLOGIN; CREATE SCHEMA {schema}; GRANT USAGE ON SCHEMA {schema} TO {role};
+         CREATE TABLE {schema}.{table} ({key} text PRIMARY KEY, {column} text);
+         INSERT INTO {schema}.{table} VALUES ('a''\"', 'b'), ('hidden', 'b'), ('other', 'c');
+         GRANT ALL ON {schema}.{table} TO {role}; ALTER TABLE {schema}.{table} ENABLE ROW LEVEL SECURITY;
+         CREATE POLICY p ON {schema}.{table} USING ({key} <> 'hidden');
+         SELECT sync.create_bucket({rule}, members => $$ SELECT 'b' $$)"
+    ));
+    let bucket = literal(&format!("lower({column})"));
+    db.run(&format!("SELECT sync.add_table({rule}, {name}, key => {bucket}, rls => 'enforce')"));
+    let (mut server, device) = (db.connect(), Device::for_user(User::with_role("ann", &role)));
+    device.sync(&mut server);
+    let here = quote(&device.value("SELECT name FROM sqlite_schema WHERE type = 'table' AND name LIKE 's''%'"));
+    device.run(&format!("INSERT INTO {here} VALUES ('new', 'B')"));
+    device.sync(&mut server);
+    assert_eq!(device.rows("SELECT code, message FROM sync_rejected"), Vec::<Vec<String>>::new());
+    let shown = format!("SELECT {key}, {column} FROM {schema}.{table} WHERE {key} IN ('a''\"', 'new')");
+    assert_alike(&device, &format!("SELECT {key}, {column} FROM {here}"), &mut server, &shown);
+    let audit =
+        format!(r#"SELECT key ->> {}, kind FROM sync.audit('{{"sub": "ann", "role": "{role}"}}')"#, literal(&long("k\\'\"")));
+    assert_eq!(server_rows(&mut server, &audit), [["other", "only by policies"]]);
 }

@@ -96,6 +96,8 @@ BEGIN
     ELSIF NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = rel AND i.indisprimary) THEN
         RAISE EXCEPTION 'it has no primary key'
             USING ERRCODE = 'invalid_table_definition', HINT = format('ALTER TABLE %s ADD PRIMARY KEY (...)', rel);
+    ELSIF EXISTS (SELECT FROM pg_index i WHERE i.indrelid = rel AND i.indisprimary AND i.indisexclusion) THEN
+        RAISE EXCEPTION 'its primary key is one WITHOUT OVERLAPS, which SQLite does not know' USING ERRCODE = 'feature_not_supported';
     ELSIF EXISTS (
         SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = rel AND a.attnum = ANY ((i.indkey::smallint[])[0:i.indnkeyatts - 1])
         WHERE i.indrelid = rel AND i.indisprimary AND a.atttypid IN ('real'::regtype, 'double precision'::regtype)) THEN
@@ -149,6 +151,11 @@ BEGIN
     IF FOUND THEN
         RAISE EXCEPTION '%: there is no column "%"', place, missing USING ERRCODE = 'undefined_column';
     END IF;
+    SELECT p.attname INTO missing FROM pg_attribute p WHERE p.attrelid = rel AND p.attname = ANY (sent) AND p.attgenerated = 'v';
+    IF FOUND THEN
+        RAISE EXCEPTION '%: column "%" is computed when it is read, so no trigger sees it change', place, missing
+            USING ERRCODE = 'feature_not_supported', HINT = 'Make it GENERATED ALWAYS AS (...) STORED, or leave it out.';
+    END IF;
     SELECT p.attname INTO missing FROM pg_index i JOIN pg_attribute p ON p.attrelid = rel AND p.attnum = ANY ((i.indkey::smallint[])[0:i.indnkeyatts - 1])
     WHERE i.indrelid = rel AND i.indisprimary AND sent IS NOT NULL AND p.attname <> ALL (sent) LIMIT 1;
     IF FOUND THEN
@@ -201,6 +208,11 @@ BEGIN
         RAISE EXCEPTION 'rule "%" has a key of %, the key for table % is %', rule_name,
             array_to_string(r.key_types, ', '), rel, array_to_string(types, ', ')
             USING ERRCODE = 'datatype_mismatch', HINT = 'Cast the key, for instance key => ''list_id::uuid''.';
+    END IF;
+    IF EXISTS (SELECT FROM regexp_matches(nodes, ':varattno ([0-9]+)', 'g') v (number)
+            JOIN pg_attribute a ON a.attrelid = rel AND a.attnum = v.number[1]::smallint WHERE a.attgenerated = 'v') THEN
+        RAISE EXCEPTION 'rule "%", table %: the key or the filter uses a generated column that is not stored', rule_name, rel
+            USING ERRCODE = 'feature_not_supported', HINT = 'Use the column''s expression, or make it STORED.';
     END IF;
     PERFORM sync.check_members(rule_name, r.members, types);
     PERFORM sync.check_columns(format('rule "%s", table %s', rule_name, rel), rel, sent);
@@ -286,7 +298,8 @@ BEGIN
         SELECT a.attnum, a.attname::text AS name
         FROM pg_attribute a JOIN sync.synced_table t ON t.relid = rel
         WHERE a.attrelid = rel AND a.attnum > 0 AND NOT a.attisdropped AND (t.columns IS NULL OR a.attname = ANY (t.columns))
-            AND NOT EXISTS (SELECT FROM sync.synced_column s WHERE s.relid = rel AND s.attnum = a.attnum)
+            -- A generated column that is not stored (Postgres 18) is in no row that a trigger sees: it stays on the server.
+            AND a.attgenerated <> 'v' AND NOT EXISTS (SELECT FROM sync.synced_column s WHERE s.relid = rel AND s.attnum = a.attnum)
         ORDER BY a.attnum
     LOOP
         -- The name may have been another column's first name, before that was renamed.

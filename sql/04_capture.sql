@@ -83,3 +83,61 @@ CREATE FUNCTION sync.is_captured(rel oid) RETURNS boolean
     WHERE c.relid = rel AND (g.tgfoid = 'sync.capture()'::regprocedure OR g.tgname LIKE 'sync\_capture\_%')
 $$;
 COMMENT ON FUNCTION sync.is_captured(oid) IS 'Whether a relation has its four capture triggers, enabled and unchanged.';
+
+-- Capture follows its tables by event triggers. Those can be switched off, and then nothing tells that a table has changed.
+CREATE FUNCTION sync.capture_problems(of_root regclass) RETURNS TABLE (rel regclass, words text)
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    one record;
+BEGIN
+    FOR one IN SELECT c.relid::regclass AS rel, c.definition FROM sync.captured c JOIN pg_class k ON k.oid = c.relid WHERE c.root = of_root LOOP
+        rel := one.rel;
+        BEGIN
+            words := CASE WHEN NOT sync.is_captured(rel) THEN 'its capture triggers are missing, disabled or altered'
+                WHEN regexp_replace(sync.capture_definition(rel, of_root), ':location -?[0-9]+', '', 'g')
+                    <> regexp_replace(one.definition, ':location -?[0-9]+', '', 'g')
+                THEN 'its capture is of an older state of the table' END;
+        EXCEPTION WHEN OTHERS THEN
+            words := format('what its capture should be cannot be said: %s', SQLERRM);
+        END;
+        IF words IS NOT NULL THEN
+            RETURN NEXT;
+        END IF;
+    END LOOP;
+    RETURN QUERY
+    SELECT p.relid, 'it is a partition without capture' FROM pg_partition_tree(of_root) p
+    WHERE NOT EXISTS (SELECT FROM sync.captured c WHERE c.relid = p.relid) AND EXISTS (SELECT FROM sync.captured c WHERE c.root = of_root)
+    UNION ALL
+    SELECT of_root, format('devices do not get its column %I, which was added meanwhile', a.attname)
+    FROM sync.synced_table t JOIN pg_attribute a ON a.attrelid = t.relid AND a.attnum > 0 AND NOT a.attisdropped
+    WHERE t.relid = of_root AND t.columns IS NULL AND a.attgenerated <> 'v' AND NOT EXISTS (SELECT FROM sync.synced_column s WHERE s.relid = t.relid AND s.attnum = a.attnum);
+END
+$$;
+COMMENT ON FUNCTION sync.capture_problems(regclass) IS 'Where capture of a synced table and its partitions is not what it should be.';
+
+CREATE FUNCTION sync.recapture(only_this regclass DEFAULT NULL) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    before CONSTANT text := current_setting('lock_timeout');
+    root regclass;
+BEGIN
+    FOR root IN
+        SELECT DISTINCT e.relid FROM sync.entry e
+        WHERE CASE WHEN only_this IS NULL
+            THEN EXISTS (SELECT FROM sync.captured c JOIN pg_class k ON k.oid = c.relid WHERE c.root = e.relid AND NOT sync.is_captured(c.relid))
+            ELSE e.relid = only_this AND (e.state = 'broken' OR EXISTS (SELECT FROM sync.capture_problems(e.relid))) END
+    LOOP
+        BEGIN
+            -- Of its own accord this waits for nobody for long, since writers would wait behind it.
+            PERFORM set_config('lock_timeout', '1000', true);
+            EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', root);
+            PERFORM set_config('lock_timeout', before, true);
+            PERFORM sync.table_changed(root, quiet => true);
+            RAISE WARNING 'capture of table % was not what it should be: it is made anew, and the rows are compared', root;
+        EXCEPTION WHEN lock_not_available THEN
+            RAISE WARNING 'capture of table % is not what it should be, and the table is in use: this is tried again', root;
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION sync.recapture(regclass) IS 'Makes capture anew where triggers are not what they should be, or of one table whatever is wrong; called by maintain and verify_table.';

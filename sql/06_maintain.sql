@@ -66,6 +66,8 @@ BEGIN
     IF EXISTS (SELECT FROM sync.entry e WHERE e.relid = relation AND e.state <> 'ready') THEN
         RAISE NOTICE 'not all sums of table % are known: call sync.maintain(), and see sync.rules for broken entries', relation;
     END IF;
+    -- What is written from here on must be captured.
+    PERFORM sync.recapture(relation);
     -- Two at once would both set right what both found; and as in sync.build, the lock comes before the snapshot. No advisory lock, here
     -- and in sync.maintain: anybody could hold it.
     LOCK TABLE sync.base IN SHARE UPDATE EXCLUSIVE MODE;
@@ -92,6 +94,7 @@ BEGIN
         FROM different d
     )
     SELECT e.name, d.bucket, d.recorded, d.found FROM different d JOIN entries e USING (entry_id) ORDER BY e.name, d.bucket;
+    UPDATE sync.verified v SET at = clock_timestamp() WHERE v.relid = relation AND v.at = '-infinity';
 END
 $$;
 COMMENT ON FUNCTION sync.verify_table(regclass) IS
@@ -230,6 +233,7 @@ BEGIN
     PERFORM sync.expire_records();
     PERFORM sync.prune_history();
     PERFORM sync.expire_devices();
+    PERFORM sync.recapture();
     WHILE e IS NOT NULL LOOP
         e := sync.build_next(e);
     END LOOP;

@@ -58,7 +58,8 @@ GRANT EXECUTE ON FUNCTION sync.create_bucket(text, text, integer), sync.add_tabl
     sync.set_policy(regclass, text, text, regprocedure, jsonb), sync.drop_policy(regclass, text),
     sync.set_delete_policy(regclass, text) TO sync_admin;
 GRANT EXECUTE ON FUNCTION sync.batch_json(bytea), sync.retry(uuid, bigint, jsonb), sync.discard(uuid, bigint),
-    sync.discard_conflict(bigint), sync.keep_records(), sync.keep_devices(), sync.verify_every(), sync.start_worker(), sync.stop_worker() TO sync_admin;
+    sync.discard_conflict(bigint), sync.keep_records(), sync.keep_devices(), sync.verify_every(), sync.start_worker(), sync.stop_worker(),
+    sync.doctor(interval), sync.library_version() TO sync_admin;
 GRANT EXECUTE ON FUNCTION sync.keep_history(regclass, interval), sync.drop_history(regclass), sync.history(regclass, text),
     sync.as_of(regclass, timestamptz), sync.restore_row(regclass, text, timestamptz), sync.restore_batch(uuid, bigint, boolean),
     sync.history_key(regclass, text), sync.key_condition(regclass, text), sync.current_row(regclass, jsonb),

@@ -10,7 +10,8 @@
 //! - [`pull`]: op log and tables -> delta
 //! - [`push`]: batches -> tables
 //! - [`history`]: what rows were, and making them so again
-//! - [`worker`]: the background worker, which maintains
+//! - [`worker`]: the background worker, which maintains; [`settings`]: what else can be set
+//! - [`version`]: whether library and SQL belong together
 //!
 //! Bytes from a client go decode -> decide -> write; every message type is in `sync_shared::message`.
 #![deny(unsafe_code)]
@@ -35,8 +36,10 @@ mod query;
 mod quick;
 mod render;
 mod rules;
+mod settings;
 mod snapshot;
 mod verify;
+mod version;
 mod wal;
 mod worker;
 
@@ -56,5 +59,6 @@ pub extern "C-unwind" fn _PG_init() {
         GucContext::Suset,
         GucFlags::NO_SHOW_ALL,
     );
+    settings::init();
     worker::init();
 }

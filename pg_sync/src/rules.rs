@@ -120,6 +120,18 @@ fn check_members(rule: String, members: Option<String>, types: Vec<Oid>) {
     columns(&members_query(&members, &types));
 }
 
+/// Fails where a pull would: where the rule's owner lacks a right, or a table is gone. A query without rows still asks for its rights.
+#[pg_extern(stable, strict)]
+fn plan_members(rule: i32) {
+    for rule in crate::catalog::rules().into_iter().filter(|r| r.id == rule && !r.key_types.is_empty()) {
+        let Some(members) = &rule.members else { continue };
+        let sql = format!("{} LIMIT 0", members_query(members, &rule.key_types));
+        let plan = || Spi::connect(|c| c.select(sql.as_str(), None, &[]).map(|_| ()));
+        let place = format!("rule \"{}\": members", rule.name);
+        named(&place, || spi("planning members", identity::as_role(rule.owner, plan)));
+    }
+}
+
 /// Members with their columns cast to the key's types: `k1, k2, ...`. One may occur more than once.
 pub fn members_query(members: &str, types: &[Oid]) -> String {
     let names: Vec<String> = (1..=types.len()).map(|i| format!("k{i}")).collect();

@@ -18,13 +18,16 @@ pub fn library(name: &str) -> PathBuf {
 
 /// The script that `CREATE EXTENSION` runs: the files of `sql/` in the order of their names.
 pub fn install_script() -> String {
-    let mut files: Vec<_> = std::fs::read_dir(root().join("sql"))
-        .expect("sql/ can be read")
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|e| e == "sql"))
-        .collect();
+    scripts(".").iter().map(|path| std::fs::read_to_string(path).expect("an install script can be read") + "\n").collect()
+}
+
+/// SQL files in a folder of `sql/`, by name; none where there is no such folder.
+pub fn scripts(folder: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(root().join("sql").join(folder)).into_iter().flatten();
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut files: Vec<_> = paths.filter(|path| path.extension().is_some_and(|e| e == "sql")).collect();
     files.sort();
-    files.iter().map(|path| std::fs::read_to_string(path).expect("an install script can be read") + "\n").collect()
+    files
 }
 
 /// The extension's version, from its control file.

@@ -254,6 +254,13 @@ impl Cluster {
         server.wait().expect("the server ends");
     }
 
+    /// Puts a script beside the extension's own, as another version would bring it.
+    pub fn add_script(&self, name: &str, sql: &str) {
+        let copy = self.folder.join("postgres");
+        let control = find(&copy, "pg_sync.control").expect("the extension is installed");
+        fs::write(control.with_file_name(name), sql).expect("a script is written");
+    }
+
     /// A program of the private copy, run as the owner of the data folder. `RUST_BACKTRACE` would add backtraces to errors.
     pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.programs.join(program));
@@ -437,8 +444,21 @@ fn copy_installation(folder: &Path) -> io::Result<PathBuf> {
     let extension = copy_of(&shared).join("extension");
     fs::copy(build::library("libpg_sync.so"), copy_of(&libraries).join("pg_sync.so"))?;
     fs::copy(build::root().join("pg_sync/pg_sync.control"), extension.join("pg_sync.control"))?;
+    for script in build::scripts("released").into_iter().chain(build::scripts("upgrade")) {
+        fs::copy(&script, extension.join(script.file_name().expect("a file's name")))?;
+    }
     fs::write(extension.join(format!("pg_sync--{}.sql", build::version())), build::install_script())?;
     Ok(copy_of(&programs))
+}
+
+/// A file of that name in a folder or below, past links.
+fn find(folder: &Path, name: &str) -> Option<PathBuf> {
+    let entries: Vec<_> = fs::read_dir(folder).ok()?.flatten().collect();
+    entries
+        .iter()
+        .find(|e| e.file_name() == name)
+        .map(fs::DirEntry::path)
+        .or_else(|| entries.iter().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).find_map(|e| find(&e.path(), name)))
 }
 
 fn common_prefix(a: &Path, b: &Path) -> PathBuf {

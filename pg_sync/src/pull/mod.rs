@@ -52,6 +52,7 @@ const ALL: u8 = u8::MAX;
 #[pg_extern(stable, strict)]
 fn pull(request: &[u8]) -> Vec<u8> {
     snapshot::refuse_unfit_transaction();
+    crate::version::refuse_other();
     let request: PullRequest = envelope::decode(request)
         .unwrap_or_else(|e| raise(PgSqlErrorCode::ERRCODE_INVALID_BINARY_REPRESENTATION, format!("sync.pull: {e}")));
     let user = asking_user();

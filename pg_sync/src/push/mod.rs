@@ -68,6 +68,7 @@ pub const REVOKED: &str = "this device was revoked: it may not sync any longer";
 
 #[pg_extern]
 fn push(batches: &[u8]) -> Vec<u8> {
+    crate::version::refuse_other();
     let user = identity::asking_user();
     let writer = identity::writing_role();
     let request: PushRequest = envelope::decode(batches)

@@ -25,6 +25,7 @@ pub fn begin() -> Option<Oid> {
 /// An ERROR ends the process, which logs it.
 pub fn run() {
     let Some(owner) = BackgroundWorker::transaction(begin) else { return };
+    BackgroundWorker::transaction(crate::version::refuse_other);
     if step(owner, "SELECT sync.is_due()") != Some(true) {
         return;
     }

@@ -19,8 +19,8 @@ use pgrx::prelude::*;
 use std::cell::RefCell;
 use std::ffi::CStr;
 
-/// executor.h. Other flags fail once the store has spilled to disk ("too late to require new tuplestore eflags").
-const EXEC_FLAG_REWIND: i32 = 0x0002;
+/// Other flags fail ("too late to require new tuplestore eflags"). Its value is another one since Postgres 16.
+const EXEC_FLAG_REWIND: i32 = pg_sys::EXEC_FLAG_REWIND as i32;
 /// `changed` of a row that enters or leaves: every column.
 const ALL_COLUMNS: i64 = -1;
 

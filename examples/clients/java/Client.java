@@ -69,7 +69,7 @@ public class Client {
 // sync: begin
 
 class Device implements AutoCloseable {
-    private static final HttpClient http = HttpClient.newHttpClient();
+    private static final HttpClient http = HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).build();
     final Connection db;
 
     Device(String path) throws SQLException {

@@ -99,9 +99,11 @@ CREATE INDEX captured_root ON sync.captured (root);
 
 CREATE TABLE sync.generation (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
-    n   bigint NOT NULL
+    n   bigint NOT NULL,
+    xid xid8 NOT NULL DEFAULT pg_catalog.pg_current_xact_id()
 );
 COMMENT ON TABLE sync.generation IS 'Counts changes of the schema that devices have.';
+COMMENT ON COLUMN sync.generation.xid IS 'The transaction of the last change: whoever watches sees whether it is news.';
 INSERT INTO sync.generation (n) VALUES (1);
 
 -- Op log ---------------------------------------------------------------------------------------------------------------------
@@ -126,6 +128,8 @@ COMMENT ON COLUMN sync.op.op_id IS 'Counts the changes of one transaction: the n
 COMMENT ON COLUMN sync.op.n IS 'Rows that entered the bucket less those that left it.';
 COMMENT ON COLUMN sync.op.keys IS 'Which rows, packed: changes of one statement in one bucket share a row of the log. Empty: a sum set right by sync.verify_table.';
 CREATE INDEX op_bucket ON sync.op (bucket, xid, op_id);
+-- What was committed since, whatever the bucket, and what the log ends with.
+CREATE INDEX op_xid ON sync.op (xid);
 ALTER TABLE sync.op SET (autovacuum_vacuum_insert_scale_factor = 0.05);
 
 CREATE TABLE sync.base (

@@ -96,7 +96,7 @@ COMMENT ON FUNCTION sync.pack() IS 'Writes down by name what was declared; calle
 CREATE FUNCTION sync.raise_generation() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    UPDATE sync.generation SET n = greatest(n + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint);
+    UPDATE sync.generation SET n = greatest(n + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint), xid = pg_current_xact_id();
     PERFORM sync.pack();
 END
 $$;

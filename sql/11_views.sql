@@ -39,14 +39,15 @@ SELECT * FROM (VALUES
 ) AS s (what, value, note);
 COMMENT ON VIEW sync.status IS 'How things stand, for people.';
 
--- Rights: nothing to PUBLIC but asking who one is; pull and push to sync_transport. sync_admin looks at everything, and changes rules
+-- Rights: nothing to PUBLIC but asking who one is; pull, push and what to watch to sync_transport. sync_admin looks at everything, and changes rules
 -- through functions only: what a trigger or a rule is made of is read back with the owner's rights, so nobody else may write it.
 REVOKE ALL ON ALL TABLES IN SCHEMA sync FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA sync FROM PUBLIC;
 GRANT USAGE ON SCHEMA sync TO PUBLIC;
 GRANT EXECUTE ON FUNCTION sync.user_id(), sync.claims(), sync.param(text), sync.device(), sync.batch_number(), sync.note(),
     sync.note_text() TO PUBLIC;
-GRANT EXECUTE ON FUNCTION sync.authenticate(text), sync.put_did_document(jsonb), sync.pull(bytea), sync.push(bytea) TO sync_transport;
+GRANT EXECUTE ON FUNCTION sync.authenticate(text), sync.put_did_document(jsonb), sync.pull(bytea), sync.push(bytea),
+    sync.head(), sync.changed_since(text, integer), sync.my_buckets(bytea), sync.wake_channel() TO sync_transport;
 GRANT SELECT ON ALL TABLES IN SCHEMA sync TO sync_admin;
 REVOKE ALL ON sync.secret, sync.auth_key FROM sync_admin;
 GRANT EXECUTE ON FUNCTION sync.add_auth_key(text, text, text, text, text, timestamptz, timestamptz), sync.retire_auth_key(uuid, timestamptz),

@@ -16,7 +16,7 @@
 //! - [`polls`]: pulls that find nothing or little
 //! - [`pushes`]: pushes of one change
 //! - [`capacity`]: what a deployment is sized by
-//! - [`latency`]: from a commit to another device
+//! - [`latency`]: from a commit to another device; [`live`]: the same through the gateway, with a thousand devices connected
 //! - [`library`]: the size of the device's library, and loading it
 //! - [`peers`]: other systems, on the device, through one driver
 //! - [`growth`]: the same work with more of everything, a run of its own
@@ -31,6 +31,7 @@ mod growth;
 mod large_row;
 mod latency;
 mod library;
+mod live;
 mod local;
 mod machine;
 mod missed;
@@ -84,7 +85,7 @@ pub struct Size {
 
 type Measure = fn(&sync_tests::Cluster, &Size, &mut Report);
 
-const MEASURES: [(&str, Measure); 14] = [
+const MEASURES: [(&str, Measure); 15] = [
     ("capture", capture::run),
     ("crowded", crowded::run),
     ("rest", rest::run),
@@ -97,6 +98,7 @@ const MEASURES: [(&str, Measure); 14] = [
     ("pushes", pushes::run),
     ("capacity", capacity::run),
     ("latency", latency::run),
+    ("live", live::run),
     ("library", library::run),
     ("peers", peers::run),
 ];

@@ -10,7 +10,8 @@
 //! - [`pull`]: op log and tables -> delta
 //! - [`push`]: batches -> tables
 //! - [`history`]: what rows were, and making them so again
-//! - [`worker`]: the background worker, which maintains; [`settings`]: what else can be set
+//! - [`live`]: what changed since, for transports that tell devices when to ask
+//! - [`worker`]: the background worker, which maintains, and wakes those who listen; [`settings`]: what else can be set
 //! - [`version`]: whether library and SQL belong together
 //!
 //! Bytes from a client go decode -> decide -> write; every message type is in `sync_shared::message`.
@@ -29,6 +30,7 @@ mod expr;
 mod history;
 mod identity;
 mod lineage;
+mod live;
 mod modes;
 mod pull;
 mod push;

@@ -115,6 +115,17 @@ pub fn with_latest<R>(f: impl FnOnce() -> R) -> R {
     }
 }
 
+/// Lets this backend wait, until it is told to end or to stop its query.
+pub fn sleep(pause: std::time::Duration) {
+    let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
+    // SAFETY: waits for this backend's own latch, as pg_sleep() does.
+    unsafe {
+        pg_sys::WaitLatch(pg_sys::MyLatch, events as i32, pause.as_millis() as std::ffi::c_long, pg_sys::PG_WAIT_EXTENSION);
+        pg_sys::ResetLatch(pg_sys::MyLatch);
+    }
+    pgrx::check_for_interrupts!();
+}
+
 /// Locks relations against being rewritten or dropped while they are read.
 pub fn lock_shared(relations: &[pg_sys::Oid]) {
     for &relation in relations {

@@ -52,6 +52,20 @@ pub fn position() -> (u32, u64) {
     }
 }
 
+/// The timeline of what is visible by now.
+pub fn timeline() -> u32 {
+    // SAFETY: reads of shared state.
+    unsafe {
+        if is_standby() {
+            let mut timeline = 0;
+            pg_sys::GetXLogReplayRecPtr(&mut timeline);
+            timeline
+        } else {
+            pg_sys::GetWALInsertionTimeLine()
+        }
+    }
+}
+
 /// Brings everything that was logged so far to disk, and answers up to where.
 pub fn flush() -> u64 {
     // SAFETY: reads of shared state; XLogFlush needs no transaction id. Not to be called during recovery.

@@ -199,6 +199,13 @@ impl Cluster {
         Command::new("kill").args(["-KILL", &pid.to_string()]).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
     }
 
+    /// The server's processes, the postmaster first.
+    pub fn processes(&self) -> Vec<u32> {
+        let server = self.server.lock().expect("no test panics while it looks at a server");
+        let postmaster = server.as_ref().expect("the server runs").id();
+        std::iter::once(postmaster).chain(children(postmaster)).collect()
+    }
+
     /// Starts the server again after [`Cluster::crash`] or [`Cluster::stop`].
     pub fn launch(&self) {
         let log = fs::File::options().append(true).create(true).open(self.folder.join("log")).expect("the log can be written");
@@ -367,6 +374,13 @@ fn children(parent: u32) -> Vec<u32> {
     let parent = parent.to_string();
     let pids = fs::read_dir("/proc").into_iter().flatten().filter_map(|e| e.ok()?.file_name().to_str()?.parse::<u32>().ok());
     pids.filter(|pid| stat(*pid).is_some_and(|stat| stat.get(1) == Some(&parent))).collect()
+}
+
+/// Seconds of processor time that processes have taken so far.
+pub fn processor_time(pids: &[u32]) -> f64 {
+    // Ticks are of 10 ms on every Linux: user's and system's, fields 14 and 15 of proc(5).
+    let ticks = |pid: &u32| stat(*pid).map_or(0.0, |s| [11, 12].iter().filter_map(|at| s.get(*at)?.parse::<f64>().ok()).sum());
+    pids.iter().map(ticks).sum::<f64>() / 100.0
 }
 
 fn is_alive(pid: u32) -> bool {

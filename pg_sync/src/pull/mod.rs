@@ -74,6 +74,16 @@ fn pull(request: &[u8]) -> Vec<u8> {
     reply.unwrap_or_else(|e| raise(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, format!("sync.pull: {e}")))
 }
 
+/// The buckets that a user may hold; a device's request says what it subscribes to.
+pub fn buckets_of(user: &str, request: Option<&[u8]>) -> Vec<BucketId> {
+    let subscriptions = request.map_or_else(Vec::new, |request| {
+        let decoded: Result<PullRequest, _> = envelope::decode(request);
+        let refuse = |e| raise(PgSqlErrorCode::ERRCODE_INVALID_BINARY_REPRESENTATION, format!("sync.my_buckets: {e}"));
+        decoded.unwrap_or_else(refuse).subscriptions
+    });
+    Spi::connect(|_| members::of(user, &catalog::rules(), &subscriptions)).into_iter().map(|m| m.id).collect()
+}
+
 enum Answer {
     Delta(Box<Delta>),
     Notice(NoticeKind, String),

@@ -1,7 +1,8 @@
 //! Watches the clock, and sends visitors to databases, one after the other.
 
 use super::process;
-use super::{builder, is_listed, INTERVAL, WORKER};
+use super::wakers::Wakers;
+use super::{builder, is_listed, INTERVAL, WAKE, WORKER};
 use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerStatus};
 use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
@@ -20,10 +21,15 @@ pub fn run(only: Option<Oid>) -> bool {
     }
     let interval = || Duration::from_secs(INTERVAL.get().max(1).unsigned_abs().into());
     let mut next = Instant::now() + interval().min(FIRST);
+    let mut wakers = Wakers::default();
     loop {
-        if !BackgroundWorker::wait_latch(Some(next.saturating_duration_since(Instant::now()))) {
+        let rest = next.saturating_duration_since(Instant::now());
+        let rest = if WAKE.get() > 0 { rest.min(WATCH) } else { rest };
+        if !BackgroundWorker::wait_latch(Some(rest)) {
+            wakers.end();
             return only.is_none();
         }
+        wakers.give_way();
         if BackgroundWorker::sighup_received() {
             process::reload();
             next = next.min(Instant::now() + interval());
@@ -31,15 +37,16 @@ pub fn run(only: Option<Oid>) -> bool {
         if Instant::now() < next {
             continue;
         }
-        if WORKER.get() && !round(only) {
+        if (WORKER.get() || WAKE.get() > 0) && !round(only, &mut wakers) {
+            wakers.end();
             return only.is_none();
         }
         next = Instant::now() + interval();
     }
 }
 
-/// Visits each database once. False if this process is to end.
-fn round(only: Option<Oid>) -> bool {
+/// Visits each database once, and sees to it that each has its waker. False if this process is to end.
+fn round(only: Option<Oid>, wakers: &mut Wakers) -> bool {
     let mut databases = BackgroundWorker::transaction(process::databases);
     match only {
         Some(one) => databases.retain(|(database, _)| *database == one),
@@ -49,11 +56,14 @@ fn round(only: Option<Oid>) -> bool {
         // Dropped.
         return false;
     }
-    databases.into_iter().all(|(database, _)| visit(database, "sync_visitor"))
+    databases.into_iter().all(|(database, _)| {
+        wakers.start(database);
+        !WORKER.get() || visit(database, "sync_visitor", wakers)
+    })
 }
 
 /// Sends a visitor, who begins with that function, and waits for his end. False if this process is to end meanwhile.
-pub fn visit(database: Oid, function: &str) -> bool {
+pub fn visit(database: Oid, function: &str, wakers: &mut Wakers) -> bool {
     let mut memory = PgMemoryContexts::new("pg_sync visit");
     let worker = builder("pg_sync visitor", function).set_argument(database.into_datum()).set_notify_pid(process::own_pid());
     let Some(visitor) = process::start(worker, &mut memory) else {
@@ -73,6 +83,7 @@ pub fn visit(database: Oid, function: &str) -> bool {
         }
         if watched.elapsed() >= WATCH {
             watched = Instant::now();
+            wakers.give_way();
             if BackgroundWorker::transaction(|| process::is_wanted(database)) {
                 visitor.terminate();
                 return true;

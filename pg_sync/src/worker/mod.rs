@@ -1,9 +1,10 @@
-//! The background worker, which calls `sync.maintain()` by itself.
+//! The background worker, which calls `sync.maintain()` by itself and, where it is asked to, wakes those who listen.
 //!
 //! # Layout
 //! - [`launcher`]: watches the clock; connected to no database, so that it is in nobody's way
 //! - [`visitor`]: a short process for each visit to a database, which ends with it
 //! - [`starter`]: leaves a mark in each database as soon as the server has started
+//! - [`waker`]: stays in a database and notifies; [`wakers`]: all of them, as the launcher keeps them
 //! - [`process`]: what they need of the server's own functions
 //!
 //! Nothing that an ordinary user can write is executed: a visitor calls functions that belong to the extension, with the rights of the
@@ -13,6 +14,8 @@ mod launcher;
 mod process;
 mod starter;
 mod visitor;
+mod waker;
+mod wakers;
 
 use crate::error::{raise, spi};
 use pgrx::bgworkers::BackgroundWorkerBuilder;
@@ -32,6 +35,8 @@ static DATABASES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::n
 
 /// Whether the server loaded the library as it started. Set before there are other processes.
 static STARTS: AtomicBool = AtomicBool::new(false);
+/// Milliseconds between two looks of a waker; 0: there is none.
+static WAKE: GucSetting<i32> = GucSetting::<i32>::new(0);
 
 /// After a crash the launcher is started again this much later.
 const RESTART: Duration = Duration::from_secs(5);
@@ -63,6 +68,16 @@ pub fn init() {
         &DATABASES,
         GucContext::Sighup,
         GucFlags::empty(),
+    );
+    GucRegistry::define_int_guc(
+        c"sync.wake_interval",
+        c"How often the background worker looks whether there is something to notify.",
+        c"0: it notifies nobody. One process more for each database.",
+        &WAKE,
+        0,
+        10_000,
+        GucContext::Sighup,
+        GucFlags::UNIT_MS,
     );
     if process::is_preloading() {
         STARTS.store(true, Ordering::Relaxed);

@@ -1,7 +1,7 @@
 //! What a background process needs of the server's own functions.
 #![allow(unsafe_code)]
 
-use super::{launcher, starter, visitor};
+use super::{launcher, starter, visitor, waker};
 use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, DynamicBackgroundWorker, SignalWakeFlags};
 use pgrx::pg_sys::{self, Oid};
 use pgrx::prelude::*;
@@ -53,6 +53,14 @@ pub extern "C-unwind" fn sync_visitor(database: pg_sys::Datum) {
 pub extern "C-unwind" fn sync_greeter(database: pg_sys::Datum) {
     enter(database);
     starter::greet();
+}
+
+/// Entry point of a waker.
+#[pg_guard]
+#[no_mangle]
+pub extern "C-unwind" fn sync_waker(database: pg_sys::Datum) {
+    enter(database);
+    waker::run();
 }
 
 /// Makes this process one of a database, that ends when it is told to.

@@ -8,6 +8,7 @@
 //! A disk that is put back ends where the copy was taken, so its mark is from there, and devices that saw more are none the wiser by it.
 
 use super::launcher::visit;
+use super::wakers::Wakers;
 use super::{is_listed, process, WORKER};
 use crate::error::spi;
 use crate::identity::as_owner;
@@ -38,7 +39,10 @@ pub fn run() {
         return;
     }
     let databases = BackgroundWorker::transaction(process::databases);
-    databases.into_iter().filter(|(_, name)| is_listed(name)).all(|(database, _)| visit(database, "sync_greeter"));
+    databases
+        .into_iter()
+        .filter(|(_, name)| is_listed(name))
+        .all(|(database, _)| visit(database, "sync_greeter", &mut Wakers::default()));
 }
 
 /// In a database. An ERROR ends the process, which logs it.

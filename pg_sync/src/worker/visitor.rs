@@ -19,7 +19,7 @@ const OWNER: &str = "SELECT (SELECT e.extowner FROM pg_catalog.pg_extension e
 /// Within a transaction: the settings, and who owns the extension; None where there is none.
 pub fn begin() -> Option<Oid> {
     one::<String>(SETTINGS);
-    one::<Oid>(OWNER)
+    owner()
 }
 
 /// An ERROR ends the process, which logs it.
@@ -36,11 +36,17 @@ pub fn run() {
     step::<bool>(owner, "SELECT sync.attend()");
 }
 
+/// Whoever owns the extension, if it is there. Within a transaction.
+pub fn owner() -> Option<Oid> {
+    one(OWNER)
+}
+
 /// One transaction, with the rights of the extension's owner.
-fn step<T: FromDatum + IntoDatum + 'static>(owner: Oid, sql: &str) -> Option<T> {
+pub fn step<T: FromDatum + IntoDatum + 'static>(owner: Oid, sql: &str) -> Option<T> {
     BackgroundWorker::transaction(|| as_owner(owner, || one(sql)))
 }
 
+/// What a query answers. Within a transaction.
 fn one<T: FromDatum + IntoDatum + 'static>(sql: &str) -> Option<T> {
     crate::error::spi("a visit of the background worker", Spi::get_one(sql))
 }

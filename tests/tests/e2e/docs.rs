@@ -63,6 +63,12 @@ fn the_documents_about_access_do_what_they_say() {
 }
 
 #[test]
+fn the_documents_about_transports_do_what_they_say() {
+    run("docs/transports.md", "nobody", "nobody");
+    run("examples/gateway/README.md", "nobody", "nobody");
+}
+
+#[test]
 fn the_documents_example_application_installs() {
     let database = Cluster::shared().database();
     database.run("DROP EXTENSION pg_sync");

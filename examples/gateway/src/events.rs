@@ -1,0 +1,156 @@
+//! `GET /sync/events`: tells a device when to ask, as server-sent events or over a WebSocket.
+//!
+//! The first event comes at once, when the stream has its place: what the device's next pull does not bring yet will be told. An event
+//! says nothing but that; the pull decides. A device whose rules have subscriptions sends what `pull_request()` made: as the body of
+//! `POST /sync/events`, or as a message on the WebSocket, again when they change.
+
+use crate::hub::{Asker, Place};
+use crate::metrics::add;
+use crate::refusal::Refusal;
+use crate::routes::{receive, token, Held};
+use crate::Gateway;
+use axum::body::{Body, Bytes};
+use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
+use axum::extract::{FromRequestParts, Request, State};
+use axum::http::{header, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use futures_util::stream;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::time::Instant;
+
+const CHANGED: &[u8] = b"event: changed\ndata: {}\n\n";
+const ALIVE: &[u8] = b":\n\n";
+/// Clocks differ; Postgres takes a token for as long after its end.
+const LEEWAY: Duration = Duration::from_secs(60);
+/// A device's pull request is small.
+const REQUEST_BYTES: usize = 4 << 20;
+
+pub async fn events(State(gateway): State<Arc<Gateway>>, request: Request) -> Result<Response, Refusal> {
+    let token = token(request.headers())?;
+    let (mut parts, body) = request.into_parts();
+    if parts.headers.contains_key(header::UPGRADE) {
+        let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &gateway);
+        let upgrade = upgrade.await.map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, "that is no WebSocket's beginning"))?;
+        let place = enter(&gateway, &token, None).await?;
+        let upgrade = upgrade.max_message_size(REQUEST_BYTES).read_buffer_size(1024).write_buffer_size(0);
+        return Ok(upgrade.on_upgrade(move |socket| talk(gateway, token, socket, place)));
+    }
+    let Held { bytes, .. } = receive(&gateway, &parts.headers, body, REQUEST_BYTES).await?;
+    let place = enter(&gateway, &token, (!bytes.is_empty()).then_some(bytes)).await?;
+    let listening = Listening { place, end: end_of(&token), alive: alive(&gateway), first: true };
+    let body = stream::unfold(listening, |mut listening| async move {
+        let chunk = listening.next().await?;
+        Some((Ok::<_, Infallible>(Bytes::from_static(chunk)), listening))
+    });
+    let mut response = Body::from_stream(body).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // Proxies that gather what they pass on would keep events to themselves.
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    Ok(response)
+}
+
+async fn enter(gateway: &Arc<Gateway>, token: &Arc<str>, request: Option<Bytes>) -> Result<Place, Refusal> {
+    let buckets = gateway.database.buckets(token, request.as_deref()).await?;
+    add(&gateway.metrics.streams, 1);
+    Ok(gateway.hub.enter(Asker { token: token.clone(), request }, buckets))
+}
+
+fn alive(gateway: &Gateway) -> Duration {
+    Duration::from_secs(gateway.settings.heartbeat.into())
+}
+
+/// One stream of events.
+struct Listening {
+    place: Place,
+    end: Instant,
+    alive: Duration,
+    first: bool,
+}
+
+impl Listening {
+    /// What to send next; None at the stream's end.
+    async fn next(&mut self) -> Option<&'static [u8]> {
+        if std::mem::take(&mut self.first) {
+            return Some(CHANGED);
+        }
+        tokio::select! {
+            goes_on = self.place.bell.wait() => goes_on.then_some(CHANGED),
+            () = tokio::time::sleep_until(self.end.min(Instant::now() + self.alive)) => (Instant::now() < self.end).then_some(ALIVE),
+        }
+    }
+}
+
+async fn talk(gateway: Arc<Gateway>, token: Arc<str>, mut socket: WebSocket, place: Place) {
+    let mut listening = Listening { place, end: end_of(&token), alive: alive(&gateway), first: true };
+    loop {
+        tokio::select! {
+            chunk = listening.next() => {
+                let Some(chunk) = chunk else { break };
+                let message = if chunk == ALIVE { Message::Ping(Bytes::new()) } else { Message::Text("changed".into()) };
+                if socket.send(message).await.is_err() {
+                    return;
+                }
+            }
+            message = socket.recv() => match message {
+                Some(Ok(Message::Binary(request))) => match enter(&gateway, &token, Some(request)).await {
+                    Ok(place) => listening = Listening { place, first: true, ..listening },
+                    Err(refusal) => {
+                        let _gone = socket.send(Message::Text(format!("refused: {}", refusal.message).into())).await;
+                        break;
+                    }
+                },
+                Some(Ok(Message::Close(_)) | Err(_)) | None => return,
+                Some(Ok(_)) => {}
+            },
+        }
+    }
+    let _gone = socket.send(Message::Close(None)).await;
+}
+
+/// When a token that Postgres has verified ends. It is asked about nothing else here.
+fn end_of(token: &str) -> Instant {
+    let far = Duration::from_secs(24 * 3600);
+    let payload = token.split('.').nth(1).map(decode).unwrap_or_default();
+    let claims: serde_json::Value = serde_json::from_slice(&payload).unwrap_or_default();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let left = claims["exp"].as_f64().map_or(far, |exp| {
+        Duration::from_secs_f64((exp + LEEWAY.as_secs_f64() - now.as_secs_f64()).clamp(0.0, far.as_secs_f64()))
+    });
+    Instant::now() + left
+}
+
+/// base64url without padding; what is no letter of it is left out.
+fn decode(text: &str) -> Vec<u8> {
+    let letter = |c: u8| match c {
+        b'A'..=b'Z' => Some(c - b'A'),
+        b'a'..=b'z' => Some(c - b'a' + 26),
+        b'0'..=b'9' => Some(c - b'0' + 52),
+        b'-' => Some(62),
+        b'_' => Some(63),
+        _ => None,
+    };
+    let letters: Vec<u32> = text.bytes().filter_map(letter).map(u32::from).collect();
+    let mut out = Vec::with_capacity(letters.len() * 3 / 4);
+    for group in letters.chunks(4) {
+        let bits = group.iter().enumerate().fold(0, |bits, (at, letter)| bits | letter << (18 - 6 * at));
+        out.extend(bits.to_be_bytes()[1..].iter().take(group.len() * 3 / 4));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::decode;
+
+    #[test]
+    fn what_a_token_says_is_read() {
+        assert_eq!(decode("eyJleHAiOjF9"), b"{\"exp\":1}");
+        assert_eq!(decode("YQ"), b"a");
+        assert_eq!(decode("YWI"), b"ab");
+        assert_eq!(decode(""), b"");
+    }
+}

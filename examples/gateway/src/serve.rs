@@ -1,0 +1,163 @@
+//! Sockets: accepting, TLS, and ending in good order.
+
+use crate::metrics::Metrics;
+use crate::settings::Settings;
+use crate::{routes, watch, Gateway};
+use axum::Router;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch as told, OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::TlsAcceptor;
+
+/// A client's handshake, and the head of each of its requests, may take so long.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// A gateway whose sockets are open.
+pub struct Bound {
+    gateway: Arc<Gateway>,
+    listener: TcpListener,
+    operators: Option<TcpListener>,
+    tls: Option<TlsAcceptor>,
+}
+
+impl Bound {
+    /// Opens the sockets. Postgres need not be there yet.
+    pub async fn open(settings: Settings) -> Result<Bound, String> {
+        settings.check()?;
+        let tls = match (&settings.tls_cert, &settings.tls_key) {
+            (Some(certificates), Some(key)) => Some(tls(certificates, key)?),
+            _ => None,
+        };
+        let listener = listen(settings.listen).await?;
+        let operators = match settings.metrics_listen {
+            Some(address) => Some(listen(address).await?),
+            None => None,
+        };
+        let gateway = Arc::new(Gateway::new(settings)?);
+        Ok(Bound { gateway, listener, operators, tls })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> Result<SocketAddr, String> {
+        self.listener.local_addr().map_err(|e| e.to_string())
+    }
+
+    /// Serves until `end`, and then what is under way.
+    pub async fn serve(self, end: impl Future<Output = ()>) {
+        let gateway = self.gateway;
+        let watching = [tokio::spawn(watch::run(gateway.clone())), tokio::spawn(watch::look_up(gateway.clone()))];
+        let (tell, ending) = told::channel(false);
+        // Each connection holds one end for as long as it lives.
+        let (lives, mut all) = mpsc::channel::<()>(1);
+        let room = Arc::new(Semaphore::new(gateway.settings.max_connections));
+        let devices = routes::devices(gateway.clone(), self.operators.is_none());
+        let operators = routes::operators(gateway.clone());
+        tokio::pin!(end);
+        loop {
+            let (stream, router, tls, permit) = tokio::select! {
+                () = &mut end => break,
+                (stream, permit) = accept(&self.listener, &room) => (stream, devices.clone(), self.tls.clone(), Some(permit)),
+                stream = accept_one(self.operators.as_ref()) => (stream, operators.clone(), None, None),
+            };
+            let _quick = stream.set_nodelay(true);
+            let (gateway, ending, lives) = (gateway.clone(), ending.clone(), lives.clone());
+            tokio::spawn(async move {
+                let metrics = &gateway.metrics;
+                metrics.connections.fetch_add(1, Ordering::Relaxed);
+                let _counted = Counted(metrics);
+                match tls {
+                    None => talk(stream, router, ending).await,
+                    Some(tls) => {
+                        if let Ok(Ok(stream)) = tokio::time::timeout(PATIENCE, tls.accept(stream)).await {
+                            talk(stream, router, ending).await;
+                        }
+                    }
+                }
+                drop((permit, lives));
+            });
+        }
+        drop((self.listener, self.operators, lives));
+        watching.iter().for_each(|task| task.abort());
+        gateway.hub.end_all();
+        let _all_gone = tell.send(true);
+        let drain = Duration::from_secs(gateway.settings.drain.into());
+        if tokio::time::timeout(drain, all.recv()).await.is_err() {
+            eprintln!("sync-gateway: some requests were still under way after {drain:?} and are cut off");
+        }
+    }
+}
+
+struct Counted<'a>(&'a Metrics);
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, String> {
+    TcpListener::bind(address).await.map_err(|e| format!("{address} cannot be listened on: {e}"))
+}
+
+/// A client, once there is room for it.
+async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> (TcpStream, OwnedSemaphorePermit) {
+    loop {
+        let Ok(permit) = room.clone().acquire_owned().await else { std::future::pending().await };
+        match listener.accept().await {
+            Ok((stream, _)) => return (stream, permit),
+            // Out of files, most likely: some will be closed.
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+async fn accept_one(listener: Option<&TcpListener>) -> TcpStream {
+    let Some(listener) = listener else { return std::future::pending().await };
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return stream,
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+/// Serves one connection; when the gateway ends, no further than what is under way on it.
+async fn talk<S>(stream: S, router: Router, mut ending: told::Receiver<bool>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(PATIENCE)
+        .max_buf_size(32 << 10)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .with_upgrades();
+    tokio::pin!(connection);
+    // A client that breaks off tells nobody anything.
+    tokio::select! {
+        _ended = connection.as_mut() => return,
+        _told = ending.wait_for(|ending| *ending) => connection.as_mut().graceful_shutdown(),
+    }
+    let _ended = connection.await;
+}
+
+fn tls(certificates: &Path, key: &Path) -> Result<TlsAcceptor, String> {
+    let refuse = |file: &Path, e: &dyn std::fmt::Display| format!("{}: {e}", file.display());
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(certificates).map_err(|e| refuse(certificates, &e))?.collect();
+    let chain = chain.map_err(|e| refuse(certificates, &e))?;
+    let secret = PrivateKeyDer::from_pem_file(key).map_err(|e| refuse(key, &e))?;
+    let config = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(chain, secret);
+    let mut config = config.map_err(|e| refuse(certificates, &e))?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}

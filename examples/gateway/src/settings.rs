@@ -1,0 +1,81 @@
+//! What the gateway is told when it starts: flags, or variables of the environment.
+
+use clap::Parser;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// HTTP in front of sync.pull and sync.push.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "sync-gateway", version, max_term_width = 120)]
+pub struct Settings {
+    /// Where Postgres is: a URL or `key=value` pairs. Its user needs no rights but those that README.md lists
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    pub database: String,
+    /// Where the one connection goes that waits for changes, if not through the pooler of the others
+    #[arg(long, env = "WATCH_DATABASE_URL", hide_env_values = true)]
+    pub watch_database: Option<String>,
+    /// Address to listen on
+    #[arg(long, env = "SYNC_LISTEN", default_value = "127.0.0.1:8787")]
+    pub listen: SocketAddr,
+    /// Address for /metrics and /healthz alone; without it they are served on the first one
+    #[arg(long, env = "SYNC_METRICS_LISTEN")]
+    pub metrics_listen: Option<SocketAddr>,
+    /// Certificates, PEM, the server's own first
+    #[arg(long, env = "SYNC_TLS_CERT", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's private key, PEM
+    #[arg(long, env = "SYNC_TLS_KEY", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// Serve plain HTTP to other machines too: behind a proxy that does TLS
+    #[arg(long, env = "SYNC_INSECURE_HTTP")]
+    pub insecure_http: bool,
+    /// Certificates of authorities that Postgres's certificate may be of, PEM; without it those of the web
+    #[arg(long, env = "SYNC_DATABASE_CA")]
+    pub database_ca: Option<PathBuf>,
+    /// Connections to Postgres for requests
+    #[arg(long, env = "SYNC_POOL", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub pool: u32,
+    /// Requests that may wait for one of them; more are answered with 503
+    #[arg(long, env = "SYNC_QUEUE", default_value_t = 1000)]
+    pub queue: u32,
+    /// Seconds a request may wait for a connection, and seconds its call may take
+    #[arg(long, env = "SYNC_TIMEOUT", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub timeout: u32,
+    /// Bytes of one request's body
+    #[arg(long, env = "SYNC_MAX_BODY", default_value_t = 72 << 20)]
+    pub max_body: usize,
+    /// Bytes of all bodies that are being received, together; more are answered with 503
+    #[arg(long, env = "SYNC_MAX_BUFFERED", default_value_t = 512 << 20)]
+    pub max_buffered: usize,
+    /// Connections of clients; more wait to be accepted
+    #[arg(long, env = "SYNC_MAX_CONNECTIONS", default_value_t = 20_000)]
+    pub max_connections: usize,
+    /// Seconds between signs of life on a stream of events
+    #[arg(long, env = "SYNC_HEARTBEAT", default_value_t = 25, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub heartbeat: u32,
+    /// Seconds after which everybody's buckets are looked up again, where anything was written
+    #[arg(long, env = "SYNC_MEMBERS_EVERY", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub members_every: u32,
+    /// Seconds that requests under way get when the gateway is told to end
+    #[arg(long, env = "SYNC_DRAIN", default_value_t = 10)]
+    pub drain: u32,
+}
+
+impl Settings {
+    /// What may not be: plain HTTP for other machines by accident.
+    pub fn check(&self) -> Result<(), String> {
+        if self.tls_cert.is_none() && !self.insecure_http && !self.listen.ip().is_loopback() {
+            return Err(format!(
+                "{} can be reached from other machines, and tokens would travel readable: give --tls-cert and --tls-key, or \
+                 --insecure-http where a proxy in front does TLS",
+                self.listen
+            ));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn timeout(&self) -> Duration {
+        Duration::from_secs(self.timeout.into())
+    }
+}

@@ -42,12 +42,15 @@ fn the_worker_notifies_of_buckets_once_for_many_changes() {
     let served = served(&cluster);
     served.lists(2);
     let mut client = listener(&served.db);
-    // Everybody is told when a waker begins.
+    let mut writer = served.db.connect();
     let deadline = Instant::now() + crate::SOON;
+    // Everybody is told of a rule, and when a waker begins.
+    writer.batch_execute("SELECT sync.create_bucket('all'); SELECT sync.add_table('all', 'member')").expect("a rule");
     while !told(&mut client, Duration::from_millis(200)).iter().any(|n| n["everyone"] == true) {
         assert!(Instant::now() < deadline, "nobody is told anything");
     }
-    let mut writer = served.db.connect();
+    writer.batch_execute("SELECT sync.drop_bucket('all')").expect("no rule");
+    told(&mut client, Duration::from_secs(1));
     for n in 0..50 {
         writer.batch_execute(&format!("INSERT INTO task (list_id, body) VALUES ({}, 'x')", n % 2 + 1)).expect("an insert");
     }

@@ -19,6 +19,8 @@ pub fn run(only: Option<Oid>) -> bool {
     if !BackgroundWorker::transaction(|| process::take_place(only)) {
         return false;
     }
+    // Told to read them again before it listened for it, this process would not know.
+    process::reload();
     let interval = || Duration::from_secs(INTERVAL.get().max(1).unsigned_abs().into());
     let mut next = Instant::now() + interval().min(FIRST);
     let mut wakers = Wakers::default();

@@ -103,7 +103,7 @@ fn devices_sync_through_postgrest_with_the_roles_of_supabase() {
          GRANT ALL ON note TO anon, authenticated, service_role;
          CREATE INDEX ON note (owner, id)",
     );
-    db.run("SELECT sync.create_bucket('own', members => 'SELECT sync.user_id()'); SELECT sync.add_table('own', 'note', key => 'owner')");
+    db.run("SELECT sync.create_bucket('own', members => 'SELECT sync.user_id()'); SELECT sync.add_table('own', 'note', key => 'owner', rls => 'rules_decide')");
     db.run(RECIPE);
     let address = stand_in(db.connect_as("authenticator"));
     let rpc = |name: &str, token: &str, body: &[u8]| {

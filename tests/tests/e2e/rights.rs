@@ -288,7 +288,8 @@ fn who_may_do_what_in_the_schema_sync() {
         keep_devices keep_history keep_records key_condition keys_per_lease lease library_version load_jwks maintain name_device policies_of refuse_dids restore_batch restore_row restore_statements
         retire_auth_key retry revoke_device row_at set_delete_policy set_mode set_policy set_rls start_worker stop_worker verify_every verify_table worker_lock worker_pid";
     let rules: Vec<&str> = rules.split_whitespace().collect();
-    let transporting = ["authenticate", "pull", "push", "put_did_document"];
+    let transporting =
+        ["authenticate", "changed_since", "head", "my_buckets", "pull", "push", "put_did_document", "wake_channel"];
     for (role, more) in [(&admin, &rules[..]), (&plain, &[]), (&transport, &transporting)] {
         let mut wanted: Vec<_> = asking.iter().chain(more).map(|f| vec![(*f).to_owned()]).collect();
         wanted.sort();

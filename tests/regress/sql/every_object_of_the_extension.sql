@@ -3,6 +3,9 @@ SELECT pg_describe_object(classid, objid, 0) AS object
 FROM pg_depend
 WHERE refclassid = 'pg_extension'::regclass AND deptype = 'e'
     AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'pg_sync')
+    -- Since 17 the types of tables' rows are members, too, and those of arrays.
+    AND NOT EXISTS (
+        SELECT FROM pg_type t WHERE classid = 'pg_type'::regclass AND t.oid = objid AND (t.typrelid <> 0 OR t.typelem <> 0))
 ORDER BY pg_describe_object(classid, objid, 0) COLLATE "C";
 
 -- What everybody may do with it.

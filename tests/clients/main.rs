@@ -5,19 +5,16 @@
 //!
 //! # Layout
 //! - [`languages`]: how to make each client's command, or why it cannot run here
-//! - [`gateway`]: the HTTP server that they ask
 
-mod gateway;
 mod languages;
 
-use gateway::Gateway;
 use languages::{file, text, Client, Expected, CLIENTS};
-use postgres::Config;
 use serde_json::json;
 use std::process::Command;
 use sync_tests::build::{library, root};
 use sync_tests::compare::{assert_same, assert_verified, server_rows};
 use sync_tests::device::rows;
+use sync_tests::gateway::Gateway;
 use sync_tests::token::{claims, hs256};
 use sync_tests::{Cluster, Database, Device};
 
@@ -64,9 +61,8 @@ fn main() {
 fn run(cluster: &Cluster, client: &Client, mut command: Command) -> Result<String, String> {
     let db = cluster.database();
     install(&db);
-    let mut login = Config::new();
-    login.host_path(cluster.socket()).port(cluster.port()).user("todo_server").dbname(db.name());
-    let gateway = Gateway::start(login);
+    let login = format!("host={} port={} user=todo_server dbname={}", cluster.socket().display(), cluster.port(), db.name());
+    let gateway = Gateway::try_start(&login, &[])?;
     let (phone, laptop) = (Device::new("ann"), Device::new("ann"));
     let token = hs256(SECRET, &claims("ann", ISSUER, "todo", json!({ "role": "todo_user" })), json!({ "alg": "HS256" }));
     if let Expected::Tour(_) = client.expected {
@@ -74,7 +70,7 @@ fn run(cluster: &Cluster, client: &Client, mut command: Command) -> Result<Strin
     }
     let output = command
         .env("SYNC_LIBRARY", library("libsqlite_sync.so"))
-        .env("SYNC_URL", gateway.url())
+        .env("SYNC_URL", format!("http://{}/sync", gateway.address))
         .env("SYNC_TOKEN", token)
         .env("PGHOST", cluster.socket())
         .env("PGPORT", cluster.port().to_string())

@@ -30,7 +30,9 @@ const REQUEST_BYTES: usize = 4 << 20;
 pub async fn events(State(gateway): State<Arc<Gateway>>, request: Request) -> Result<Response, Refusal> {
     let token = token(request.headers())?;
     let (mut parts, body) = request.into_parts();
-    if parts.headers.contains_key(header::UPGRADE) {
+    // Some clients ask for other things in this place, such as h2c, which the answer may leave aside.
+    let upgrade = parts.headers.get(header::UPGRADE).and_then(|value| value.to_str().ok());
+    if upgrade.is_some_and(|value| value.eq_ignore_ascii_case("websocket")) {
         let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &gateway);
         let upgrade = upgrade.await.map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, "that is no WebSocket's beginning"))?;
         let place = enter(&gateway, &token, None).await?;

@@ -165,6 +165,23 @@ fn a_subscription_is_told_with_the_devices_own_request() {
     assert!(!plain.next(Duration::from_millis(500)));
 }
 
+/// Java's own client asks for HTTP/2 in passing.
+#[test]
+fn another_upgrade_is_left_aside() {
+    use std::io::{BufRead, Write};
+    let served = served(Cluster::shared());
+    served.lists(1);
+    let gateway = served.gateway(&[]);
+    let mut stream = std::net::TcpStream::connect(gateway.address).expect("a connection");
+    stream.set_read_timeout(Some(SOON)).expect("a limit");
+    let upgrade = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAA";
+    let request = head("GET", "/sync/events", &served.token("user1"), 0).replace("Content-Length: 0", upgrade);
+    stream.write_all(request.as_bytes()).expect("a request");
+    let mut lines = std::io::BufReader::new(stream).lines().map(|l| l.expect("a line"));
+    assert_eq!(lines.next().as_deref(), Some("HTTP/1.1 200 OK"));
+    assert!(lines.any(|l| l == "event: changed"), "the first event");
+}
+
 #[test]
 fn a_websocket_tells_the_same() {
     use std::io::{Read, Write};

@@ -46,6 +46,16 @@ impl Cluster {
         self.command(name)
     }
 
+    /// False where psql is of another version than the server: pg_upgrade refuses that.
+    pub fn can_upgrade(&self) -> bool {
+        let version = |program: &mut Command| {
+            let said = String::from_utf8_lossy(&done(program.arg("--version")).stdout).into_owned();
+            // "psql (PostgreSQL) 15.14 (Debian ...)"
+            said.split_whitespace().nth(2).map(str::to_owned)
+        };
+        version(&mut self.tool("psql")) == version(&mut self.tool("postgres"))
+    }
+
     /// Moves everything into a new cluster with pg_upgrade, as a new major version would, and starts it in place of the old one.
     pub fn upgrade(&self) {
         UPGRADE.iter().for_each(|name| drop(self.tool(name)));

@@ -99,10 +99,11 @@ fn markdown(results: &Value, growth: Option<&Value>, notes: &Notes) -> String {
     let _ = writeln!(
         out,
         "\n{} of {} goals met, {} measurements skipped. [Which are missed, and why](#goals-that-are-missed). Plots:\n\
-         [beside others](plots/beside.svg), [as work grows](plots/growth.svg).",
+         [beside others](plots/beside.svg){}.",
         goals["met"],
         goals["of"],
-        skipped.len()
+        skipped.len(),
+        if growth.is_some() { ", [as work grows](plots/growth.svg)" } else { "" }
     );
     for section in list(results, "sections") {
         let _ = write!(out, "\n## {}\n\n{}\n\n", text(section, "title"), text(section, "text"));

@@ -234,13 +234,22 @@ pub fn as_table_owner<R>(owner: pg_sys::Oid, f: impl FnOnce() -> R) -> R {
 }
 
 /// Runs `f` as `role` with further flags of miscadmin.h. An ERROR restores the user with the (sub)transaction.
+///
+/// What a function of somebody else's sets in a restricted operation, a search_path for instance, ends with it: it would count for what
+/// follows with other rights.
 pub fn switched<R>(role: pg_sys::Oid, flags: u32, f: impl FnOnce() -> R) -> R {
     // SAFETY: the previous state is put back; on ERROR the (sub)transaction's abort does it.
     unsafe {
         let (mut user, mut security) = (pg_sys::InvalidOid, 0);
         pg_sys::GetUserIdAndSecContext(&mut user, &mut security);
-        pg_sys::SetUserIdAndSecContext(role, security | (flags | pg_sys::SECURITY_LOCAL_USERID_CHANGE) as i32);
+        // That a table's owner sees everything is not so for whoever is asked meanwhile.
+        let kept = security & !(pg_sys::SECURITY_NOFORCE_RLS as i32);
+        let level = (flags & pg_sys::SECURITY_RESTRICTED_OPERATION != 0).then(|| pg_sys::NewGUCNestLevel());
+        pg_sys::SetUserIdAndSecContext(role, kept | (flags | pg_sys::SECURITY_LOCAL_USERID_CHANGE) as i32);
         let result = f();
+        if let Some(level) = level {
+            pg_sys::AtEOXact_GUC(false, level);
+        }
         pg_sys::SetUserIdAndSecContext(user, security);
         result
     }

@@ -5,7 +5,7 @@ use crate::error::{named, raise, spi};
 use crate::expr::{self, qualified_query, relation_name, Expressions, Purpose};
 use crate::identity;
 use crate::query::Query;
-use crate::render::type_name;
+use crate::render::{pinned, type_name};
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
@@ -21,10 +21,10 @@ fn refuse_unless_owned(rule: &str, table: Oid) {
     owned(&format!("rule \"{rule}\", table {}: only its owner can add it", relation_name(table)), table);
 }
 
-/// Refuses whoever does not own a table.
+/// Refuses whoever does not own a table. Not under the caller's search_path: its operators could be the caller's.
 pub fn owned(otherwise: &str, table: Oid) {
     let sql = "SELECT pg_catalog.pg_has_role(relowner, 'USAGE') FROM pg_catalog.pg_class WHERE oid = $1";
-    let owned = Spi::connect(|c| c.select(sql, Some(1), &[table.into()])?.first().get_one::<bool>());
+    let owned = pinned(|| Spi::connect(|c| c.select(sql, Some(1), &[table.into()])?.first().get_one::<bool>()));
     if spi("reading the table's owner", owned) != Some(true) {
         raise(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, otherwise);
     }

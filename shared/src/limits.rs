@@ -36,6 +36,8 @@ pub const COLUMNS: usize = 1_600;
 pub const PAGE_BYTES: u32 = 4 << 20;
 /// Buckets that one device may hold.
 pub const BUCKETS: usize = 1_000_000;
+/// Subscriptions that one device may have: each costs a query.
+pub const SUBSCRIPTIONS: usize = 10_000;
 /// A part is compared in at most 2 to this power ranges of its keys.
 pub const RANGE_BITS: u8 = 12;
 /// Ranges of all parts in one request, unless there are more parts.

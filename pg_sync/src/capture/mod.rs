@@ -71,7 +71,10 @@ pub unsafe extern "C-unwind" fn sync_capture(fcinfo: pg_sys::FunctionCallInfo) -
             },
         };
         if plan.is_at_home {
+            // What their functions set is not left to the writer.
+            let level = pg_sys::NewGUCNestLevel();
             Plan::with_settings(plan.needs_pins(), || statement(trigger, &mut plan));
+            pg_sys::AtEOXact_GUC(false, level);
         }
         PLANS.with(|p| p.borrow_mut().insert((*relation).rd_id, plan));
         pg_sys::SetUserIdAndSecContext(user, security);

@@ -1,7 +1,7 @@
 //! Which buckets the asking user may hold, in this snapshot.
 
 use crate::catalog::Rule;
-use crate::error::named;
+use crate::error::{named, raise};
 use crate::identity::{as_role, asked_by, with_params};
 use crate::query::Query;
 use crate::quick::QuickSet;
@@ -24,6 +24,13 @@ pub struct Member {
 
 /// All of them, by priority and id.
 pub fn of(user: &str, rules: &[Rule], subscriptions: &[Subscription]) -> Vec<Member> {
+    if subscriptions.len() > limits::SUBSCRIPTIONS {
+        let (most, has) = (limits::SUBSCRIPTIONS, subscriptions.len());
+        raise(
+            PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            format!("a device may have {most} subscriptions, this one has {has}"),
+        );
+    }
     let mut members = asked_by(user, || all(rules, subscriptions));
     if members.len() > limits::BUCKETS {
         error!("the user may hold {} buckets, the limit is {}", members.len(), limits::BUCKETS);

@@ -14,6 +14,9 @@ use sync_shared::message::Differ;
 /// Believes a device only so far: tables of buckets that its user may hold, whose sums are known here and others than the device's. Each is
 /// compared once a day at most for whatever devices say (`sync.doubt_of_devices`). What fails here is no fault of the push.
 pub fn note(differ: &Differ, user: &str) {
+    if differ.parts.is_empty() {
+        return;
+    }
     let noted = subtransaction::run(|| {
         for relation in tables(differ, user) {
             let sql = Kept("SELECT sync.doubt_of_devices($1::oid::regclass)");

@@ -69,7 +69,14 @@ impl Publish<'_, '_> {
             binds.extend([composite.get(n).map_or(row[info.keys[0]], |key| ValueRef::Blob(key)), ValueRef::Integer(hashes[n].0)]);
         }
         known.dirty = true;
-        let done = if went(self.enter_many.run(&binds))? { MANY } else { usize::try_from(self.db.changes()).unwrap_or(0) };
+        let done = match self.enter_many.run(&binds) {
+            Ok(()) => MANY,
+            // Those before the one that is there already.
+            Err(error) if error.is_constraint() => usize::try_from(self.db.changes()).unwrap_or(0),
+            // It did not begin: what has changed is of the statement before.
+            Err(error) if error.is_too_much() => 0,
+            Err(error) => return Err(error),
+        };
         hashes[..done].iter().for_each(|hash| known.sum.add(*hash));
         Ok(done)
     }

@@ -541,6 +541,21 @@ fn row_level_security_that_is_forced_on_owners_hides_no_rows_from_the_rules() {
     }
 }
 
+/// The common set-up of one role for the whole application. Enough rows that some are looked at while others are read.
+#[test]
+fn a_role_that_owns_its_tables_is_shown_what_forced_policies_show() {
+    let mut folders = Folders::new("enforce");
+    let role = folders.role.clone();
+    folders.db.run(&format!(
+        "INSERT INTO doc SELECT i, 1, 'hidden' FROM generate_series(1001, 4000) i;
+         ALTER TABLE doc OWNER TO {role}; ALTER TABLE doc FORCE ROW LEVEL SECURITY"
+    ));
+    let device = folders.device("ann");
+    device.sync(&mut folders.server);
+    assert_eq!(device.value("SELECT count(*) FROM doc"), "20");
+    folders.check(&device);
+}
+
 #[test]
 fn a_standby_enforces_as_the_primary_does() {
     let primary: &'static Cluster = Box::leak(Box::new(Cluster::start("")));

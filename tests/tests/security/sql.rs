@@ -136,3 +136,51 @@ fn names_with_quotes_newlines_and_63_bytes_are_names() {
         format!(r#"SELECT key ->> {}, kind FROM sync.audit('{{"sub": "ann", "role": "{role}"}}')"#, literal(&long("k\\'\"")));
     assert_eq!(server_rows(&mut server, &audit), [["other", "only by policies"]]);
 }
+
+/// A function that members or a filter call may set anything, and label itself STABLE or IMMUTABLE all the same.
+#[test]
+fn what_a_function_of_members_or_a_filter_sets_ends_with_it() {
+    let db = Cluster::shared().database();
+    db.run(
+        "CREATE SCHEMA planted;
+         CREATE FUNCTION planted.eq(uuid, uuid) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'planted ran as %', current_user; END $$;
+         CREATE FUNCTION planted.eq(oid, oid) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'planted ran as %', current_user; END $$;
+         CREATE OPERATOR planted.= (LEFTARG = uuid, RIGHTARG = uuid, FUNCTION = planted.eq);
+         CREATE OPERATOR planted.= (LEFTARG = oid, RIGHTARG = oid, FUNCTION = planted.eq);
+         CREATE FUNCTION planted.lists() RETURNS SETOF int LANGUAGE plpgsql STABLE AS
+             $$ BEGIN PERFORM set_config('search_path', 'planted, pg_catalog', false); RETURN QUERY SELECT 1; END $$;
+         CREATE FUNCTION planted.shown(int) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS
+             $$ BEGIN PERFORM set_config('search_path', 'planted, pg_catalog', false); RETURN true; END $$;
+         CREATE TABLE item (id int PRIMARY KEY, list int, body text); INSERT INTO item SELECT i, 1, 'x' FROM generate_series(1, 200) i;
+         SELECT sync.create_bucket('list', members => 'SELECT * FROM planted.lists()')",
+    );
+    db.run("SELECT sync.add_table('list', 'item', key => 'list', filter => 'planted.shown(id)')");
+    let (mut server, ann) = (db.connect(), Device::new("ann"));
+    ann.sync(&mut server);
+    db.run("SELECT sync.maintain(); UPDATE item SET body = 'y' WHERE id <= 100; SELECT * FROM sync.explain('item', '1', '{\"sub\": \"ann\"}')");
+    ann.sync(&mut server);
+    ann.run("UPDATE item SET body = 'z' WHERE id = 200");
+    ann.sync(&mut server);
+    assert_alike(&ann, "SELECT id, list, body FROM item", &mut server, "SELECT id, list, body FROM item");
+    assert_eq!(server_value(&mut server, "SHOW search_path"), "\"$user\", public", "nothing is left in the session");
+}
+
+#[test]
+fn who_owns_a_table_is_not_decided_by_the_callers_operators() {
+    let db = Cluster::shared().database();
+    let mal = format!("mal_own_{}_{}", db.name(), std::process::id());
+    db.run(&format!(
+        "CREATE TABLE victim (id int PRIMARY KEY, body text); SELECT sync.create_bucket('all');
+         CREATE ROLE {mal} LOGIN IN ROLE sync_admin; CREATE SCHEMA mine AUTHORIZATION {mal}"
+    ));
+    let mut mal = db.connect_as(&mal);
+    mal.batch_execute(
+        "CREATE TABLE mine.own (id int PRIMARY KEY);
+         CREATE FUNCTION mine.eq(oid, oid) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$ SELECT $1 OPERATOR(pg_catalog.=) 'mine.own'::regclass::oid $$;
+         CREATE OPERATOR mine.= (LEFTARG = oid, RIGHTARG = oid, FUNCTION = mine.eq);
+         SET search_path = mine, pg_catalog",
+    )
+    .expect("her own");
+    let denied = mal.batch_execute("SELECT sync.add_table('all', 'public.victim')").expect_err("denied");
+    assert_eq!(denied.code().map(|c| c.code()), Some("42501"), "{denied}");
+}

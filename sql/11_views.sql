@@ -49,10 +49,10 @@ GRANT EXECUTE ON FUNCTION sync.user_id(), sync.claims(), sync.param(text), sync.
 GRANT EXECUTE ON FUNCTION sync.authenticate(text), sync.put_did_document(jsonb), sync.pull(bytea), sync.push(bytea),
     sync.head(), sync.changed_since(text, integer), sync.my_buckets(bytea), sync.wake_channel() TO sync_transport;
 GRANT SELECT ON ALL TABLES IN SCHEMA sync TO sync_admin;
-REVOKE ALL ON sync.secret, sync.auth_key FROM sync_admin;
+REVOKE ALL ON sync.secret, sync.auth_key, sync.signing_key FROM sync_admin;
 GRANT EXECUTE ON FUNCTION sync.add_auth_key(text, text, text, text, text, timestamptz, timestamptz), sync.retire_auth_key(uuid, timestamptz),
     sync.drop_auth_key(uuid), sync.load_jwks(jsonb, text, text), sync.accept_dids(text, text, text[], name), sync.refuse_dids(text, text),
-    sync.name_device(uuid, text), sync.revoke_device(uuid, boolean), sync.admit_device(uuid) TO sync_admin;
+    sync.make_signing_key(), sync.drop_signing_key(text), sync.name_device(uuid, text), sync.revoke_device(uuid, boolean), sync.admit_device(uuid) TO sync_admin;
 GRANT EXECUTE ON FUNCTION sync.create_bucket(text, text, integer), sync.add_table(text, regclass, text, text, text[], text), sync.set_rls(text, regclass, text),
     sync.drop_table(text, regclass), sync.drop_bucket(text), sync.maintain(), sync.verify_table(regclass), sync.lease(), sync.set_mode(regclass, text),
     sync.add_upload_table(regclass, text[]), sync.drop_upload_table(regclass), sync.keys_per_lease(),

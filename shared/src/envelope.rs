@@ -15,7 +15,8 @@ use crate::limits;
 use serde::{de::DeserializeOwned, Serialize};
 use std::io::Read;
 
-const MAGIC: [u8; 2] = *b"SY";
+/// What every message begins with.
+pub(crate) const MAGIC: [u8; 2] = *b"SY";
 /// Bytes before the body.
 pub const HEADER: usize = 13;
 /// Where the checksum stands.

@@ -30,6 +30,9 @@ pub enum Error {
     /// Cut short or changed on the way.
     #[error("the message is damaged ({0}): fetch it again")]
     Damaged(String),
+    /// The device trusts keys, and none of them has signed it.
+    #[error("this answer {0}: nothing was changed. Either something between here and the server altered it, or the server signs with another key than sync_trust() was given")]
+    Untrusted(&'static str),
 }
 
 impl Error {
@@ -41,6 +44,7 @@ impl Error {
             Error::Kind { .. } => "SY003",
             Error::TooLarge { .. } => "SY004",
             Error::Damaged(_) => "SY005",
+            Error::Untrusted(_) => "SY006",
         }
     }
 

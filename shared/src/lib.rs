@@ -7,7 +7,7 @@
 //! - [`hash`]: the canonical hash of a row, content sums, tags and bucket ids
 //! - [`ranges`]: parts compared by ranges of their keys
 //! - [`message`]: every message, field by field (`docs/protocol.md` explains them)
-//! - [`envelope`]: the versioned header and compression around a message
+//! - [`envelope`]: the versioned header and compression around a message; [`signed`]: the signatures in front of it
 //! - [`undone`]: what rejected batches leave behind in those made on top of them
 //! - [`clock`]: the order of edits made on different devices
 //! - [`limits`], [`error`]: what is refused, and how it is said
@@ -25,6 +25,7 @@ pub mod limits;
 pub mod message;
 pub mod ranges;
 pub mod row;
+pub mod signed;
 pub mod undone;
 pub mod value;
 

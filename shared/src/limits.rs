@@ -45,6 +45,9 @@ pub const RANGES: usize = 1 << 16;
 /// How far ahead of the server's clock a device's edit may claim to be, in microseconds.
 pub const CLOCK_SKEW_MICROS: i64 = 5 * 60 * 1_000_000;
 
+/// Keys that the server signs an answer with, and keys that a device trusts.
+pub const SIGNATURES: usize = 2;
+
 /// Leases of an earlier history that one push may name.
 pub const HELD_LEASES: usize = 1_000;
 /// Parts that one push may say differ.

@@ -50,13 +50,25 @@ pub fn answered(store: &mut Store<'_>, reply: &PushReply, verdicts: &mut [i64; 5
         PushState::Revoked => {}
     }
     progress |= db.number("SELECT count(*) FROM main.sync_batch WHERE state = 0 AND number IS NOT NULL", &[])? == 0;
-    let stalls = if progress { 0 } else { meta::number(db, "stalls")?.saturating_add(1) };
-    meta::set_number(db, "stalls", stalls)?;
-    if stalls >= STALLS || (reply.state == PushState::Taken && !progress) {
+    match progress {
+        true => meta::set_number(db, "stalls", 0)?,
+        false => stalled(db)?,
+    }
+    if reply.state == PushState::Taken && !progress {
         meta::set_number(db, "deferred", DEFERRED)?;
     }
     if reply.state == PushState::Revoked {
         revoked(db)?;
+    }
+    Ok(())
+}
+
+/// An answer without progress.
+pub fn stalled(db: Db<'_>) -> Result<()> {
+    let stalls = meta::number(db, "stalls")?.saturating_add(1);
+    meta::set_number(db, "stalls", stalls)?;
+    if stalls >= STALLS {
+        meta::set_number(db, "deferred", DEFERRED)?;
     }
     Ok(())
 }

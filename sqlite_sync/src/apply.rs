@@ -17,15 +17,33 @@ use crate::staged;
 use crate::store::{while_applying, Store};
 use crate::sums;
 use crate::transaction::transaction;
+use crate::trust;
 use crate::wipe;
 use serde_json::json;
 use sync_shared::envelope::{self, Kind};
 use sync_shared::message::{Delta, Notice, NoticeKind, PushReply, PushState};
 use sync_shared::ranges::Ranges;
+use sync_shared::signed::{self, Signed};
 use sync_shared::{row, ValueRef};
 
 /// After so many answers in a row that a table cannot be read now, the device stops asking until the next round.
 const RETRIES: i64 = 3;
+
+/// What `apply_delta` was given.
+struct Received<'a> {
+    /// What the message is.
+    kind: Kind,
+    /// All of it.
+    bytes: &'a [u8],
+    signed: Option<Signed<'a>>,
+}
+
+impl Received<'_> {
+    /// The message without signatures.
+    fn message(&self) -> &[u8] {
+        self.signed.as_ref().map_or(self.bytes, |signed| signed.message)
+    }
+}
 
 /// What `apply_delta` answers.
 struct Report {
@@ -41,16 +59,18 @@ pub fn apply_delta(db: Db<'_>, bytes: &[u8]) -> Result<Answer> {
     if !db.autocommit() {
         return Err(Error::plain("apply_delta cannot work inside an open transaction: COMMIT first, then call it on its own"));
     }
-    let kind = envelope::kind(bytes)?;
-    if let Some(order) = order_to_wipe(db, kind, bytes)? {
+    let signed = signed::split(bytes)?;
+    let kind = envelope::kind(signed.as_ref().map_or(bytes, |signed| signed.message))?;
+    let answer = &Received { kind, bytes, signed };
+    if let Some(order) = order_to_wipe(db, answer)? {
         return wipe::ordered(db, &order);
     }
-    match transaction(db, || message(db, kind, bytes)?.answer(kind)) {
+    match transaction(db, || message(db, answer)?.answer(kind)) {
         // A deferred foreign key of the application's own tables shows only at commit, and would block every publish from now on.
         Err(error) if error.is_constraint() && db.foreign_keys(-1) => {
             db.foreign_keys(0);
             let again = transaction(db, || {
-                let report = message(db, kind, bytes)?;
+                let report = message(db, answer)?;
                 let note = format!("foreign keys of the application's tables were not enforced during a publish ({error})");
                 meta::set(db, "trigger_problem", ValueRef::Text(&note))?;
                 report.answer(kind)
@@ -73,14 +93,18 @@ impl Report {
     }
 }
 
-fn message(db: Db<'_>, kind: Kind, bytes: &[u8]) -> Result<Report> {
+fn message(db: Db<'_>, answer: &Received<'_>) -> Result<Report> {
     if !file::present(db)? {
         file::create(db)?;
     }
     wipe::refuse_wiped(db)?;
+    if !trust::check(db, answer.signed.as_ref())? {
+        return other(db, answer.kind);
+    }
+    let bytes = answer.message();
     let mut store = Store::open(db)?;
     seal::seal(&mut store)?;
-    match kind {
+    match answer.kind {
         Kind::Delta => delta(store, bytes),
         Kind::PushReply => push_reply(store, &envelope::decode(bytes)?),
         Kind::Notice => notice(db, &envelope::decode(bytes)?),
@@ -89,11 +113,11 @@ fn message(db: Db<'_>, kind: Kind, bytes: &[u8]) -> Result<Report> {
 }
 
 /// The server's order to remove everything, if the message is one that answers the last question.
-fn order_to_wipe(db: Db<'_>, kind: Kind, bytes: &[u8]) -> Result<Option<String>> {
-    if kind != Kind::Notice || !file::present(db)? {
+fn order_to_wipe(db: Db<'_>, answer: &Received<'_>) -> Result<Option<String>> {
+    if answer.kind != Kind::Notice || !file::present(db)? || !trust::check(db, answer.signed.as_ref())? {
         return Ok(None);
     }
-    let notice: Notice = envelope::decode(bytes)?;
+    let notice: Notice = envelope::decode(answer.message())?;
     Ok((notice.kind == NoticeKind::Wipe && notice.turn != 0 && !is_late(db, notice.turn)?).then_some(notice.message))
 }
 
@@ -149,6 +173,16 @@ fn is_late(db: Db<'_>, turn: i64) -> Result<bool> {
 fn late() -> Report {
     let message = "the reply to an earlier pull came late and was left".into();
     Report { more: true, tables: Vec::new(), rows: 0, verdicts: [0; 5], message }
+}
+
+/// The server's word, but to another question than this file's last: it came late, or is somebody else's. Nothing was done.
+fn other(db: Db<'_>, kind: Kind) -> Result<Report> {
+    let message = "the answer is to another question than this file's last, and was left".into();
+    let more = kind != Kind::PushReply && retries(db)?;
+    if kind == Kind::PushReply {
+        answer::stalled(db)?;
+    }
+    Ok(Report { more, tables: Vec::new(), rows: 0, verdicts: [0; 5], message })
 }
 
 /// Whether to ask again at once. A table that stays locked is left for the next round, or the loop would not end before the lock.

@@ -13,6 +13,7 @@ use crate::order;
 use crate::store::{pack_change, unpack_change, Store};
 use crate::sums;
 use crate::table::{Key, TableInfo};
+use crate::trust;
 use serde_bytes::ByteArray;
 use sync_shared::hash::BatchName;
 use sync_shared::message::{Batch, BatchId, Change, PushRequest};
@@ -193,7 +194,9 @@ pub fn next_push(db: Db<'_>) -> Result<Option<Vec<u8>>> {
             whole: next.whole,
         });
     }
-    Ok(Some(envelope::encode(&PushRequest { device: meta::device(db)?, batches, wants, held, differ })?))
+    let bytes = envelope::encode(&PushRequest { device: meta::device(db)?, batches, wants, held, differ })?;
+    trust::pushes(db, &bytes)?;
+    Ok(Some(bytes))
 }
 
 /// A batch that is to be sent.

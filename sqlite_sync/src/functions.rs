@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::host::{self, Answer, Db};
 use crate::store::Store;
 use crate::transaction::transaction;
-use crate::{batch, capture, damage, file, json, keys, lost, pull, records, seal, sums, wipe};
+use crate::{batch, capture, damage, file, json, keys, lost, pull, records, seal, sums, trust, wipe};
 use sqlite_loadable::FunctionFlags;
 use std::collections::BTreeMap;
 use sync_shared::{limits, ValueRef};
@@ -55,6 +55,9 @@ pub fn register(db: Db<'_>) -> Result<()> {
         [ValueRef::Text("wipe")] => wipe::wipe(db),
         _ => Err(Error::plain("sync_sign_out takes 'keep' (rows and unsent writes stay) or 'wipe' (everything synced goes)")),
     })?;
+    for count in [1, 2] {
+        define(db, "sync_trust", count, flags, trust::trust)?;
+    }
     register_records(db, flags)?;
     register_sayings(db, flags)?;
     define(db, "sync_next_id", 1, flags, |db, args| match args {

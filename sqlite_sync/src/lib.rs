@@ -4,6 +4,7 @@
 //! From the outside in; each module only uses those below it.
 //! - [`functions`]: the SQL functions, and their arguments
 //! - [`apply`]: `apply_delta`, one transaction per message; staging of pages
+//! - [`trust`]: `sync_trust`, and whose answers are applied
 //! - [`pull`]: `pull_request`; [`wipe`]: `sync_sign_out`; [`sums`]: `sync_verify` and the sums for the server
 //! - [`records`]: rejected batches and conflicts, retried or discarded; [`lost`]: rows that went without anybody's write, given back or discarded
 //! - [`publish`]: pages become visible rows, with membership and sums
@@ -47,6 +48,7 @@ mod store;
 mod sums;
 mod table;
 mod transaction;
+mod trust;
 mod wipe;
 
 use sqlite_loadable::ext::{sqlite3, sqlite3_api_routines};

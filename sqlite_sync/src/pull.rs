@@ -9,6 +9,7 @@ use crate::staged;
 use crate::store::Store;
 use crate::sums;
 use crate::transaction::transaction;
+use crate::trust;
 use crate::wipe;
 use serde_bytes::ByteBuf;
 use sync_shared::envelope;
@@ -64,7 +65,9 @@ pub fn pull_request(db: Db<'_>) -> Result<Answer> {
             turn: meta::number(db, "turn")?,
             ranges,
         };
-        Answer::blob(&envelope::encode(&request)?)
+        let bytes = envelope::encode(&request)?;
+        trust::pulls(db, &bytes)?;
+        Answer::blob(&bytes)
     })
 }
 

@@ -4,9 +4,12 @@
 //! - [`key`]: keys and their algorithms
 //! - [`token`]: what a token says, and whether it holds now
 //! - [`did`]: tokens of the AT Protocol, signed with the key of a decentralized identifier
+//!
+//! The other way round, [`sign`]: answers that devices know to be this server's.
 
 pub mod did;
 pub mod key;
+pub mod sign;
 pub mod token;
 
 use crate::error::{raise, spi};

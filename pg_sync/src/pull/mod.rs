@@ -17,6 +17,7 @@ pub mod source;
 pub mod sums;
 
 use crate::access::viewer::{Session, Viewer};
+use crate::auth::sign;
 use crate::catalog::{self, Rule, SyncedTable};
 use crate::error::{raise, spi};
 use crate::identity::{self, asking_user};
@@ -53,7 +54,8 @@ const ALL: u8 = u8::MAX;
 fn pull(request: &[u8]) -> Vec<u8> {
     snapshot::refuse_unfit_transaction();
     crate::version::refuse_other();
-    let request: PullRequest = envelope::decode(request)
+    let bytes = request;
+    let request: PullRequest = envelope::decode(bytes)
         .unwrap_or_else(|e| raise(PgSqlErrorCode::ERRCODE_INVALID_BINARY_REPRESENTATION, format!("sync.pull: {e}")));
     let user = asking_user();
     let locked = || Answer::Notice(NoticeKind::Retry, "a table is being changed and cannot be read now: ask again".into());
@@ -64,14 +66,16 @@ fn pull(request: &[u8]) -> Vec<u8> {
         Spi::connect(|_| answer(&request, user, session))
     };
     let answered = || unless_locked(PATIENCE_MS, read).unwrap_or_else(locked);
-    let reply = match identity::as_owner(owner, || pinned(answered)) {
+    let (answer, keys) = identity::as_owner(owner, || pinned(|| (answered(), sign::keys())));
+    let reply = match answer {
         Answer::Delta(delta) => envelope::encode(&*delta),
         Answer::Notice(kind, message) => {
             envelope::encode(&Notice { kind, message, cursor: Default::default(), keep: Vec::new(), turn: request.turn })
         }
         Answer::Verified(notice) => envelope::encode(&Notice { turn: request.turn, ..notice }),
     };
-    reply.unwrap_or_else(|e| raise(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, format!("sync.pull: {e}")))
+    let reply = reply.unwrap_or_else(|e| raise(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, format!("sync.pull: {e}")));
+    sign::signed(&keys, bytes, reply)
 }
 
 /// The buckets that a user may hold; a device's request says what it subscribes to.

@@ -38,6 +38,7 @@ mod target;
 mod unmade;
 mod witness;
 
+use crate::auth::sign;
 use crate::capture::log::set_edited;
 use crate::catalog;
 use crate::error::{raise, spi};
@@ -76,9 +77,10 @@ fn push(batches: &[u8]) -> Vec<u8> {
     registry::check(&request);
     let claims = identity::believed_claims().map(|claims| claims.to_string());
     let owner = identity::owner();
-    let reply = identity::as_owner(owner, || answer(&request, user, writer, claims, owner));
-    envelope::encode(&reply)
-        .unwrap_or_else(|e| raise(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, format!("the answer cannot be sent: {e}")))
+    let (reply, keys) = identity::as_owner(owner, || (answer(&request, user, writer, claims, owner), pinned(sign::keys)));
+    let reply = envelope::encode(&reply)
+        .unwrap_or_else(|e| raise(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, format!("the answer cannot be sent: {e}")));
+    sign::signed(&keys, batches, reply)
 }
 
 fn answer(request: &PushRequest, user: String, writer: Oid, claims: Option<String>, owner: Oid) -> PushReply {

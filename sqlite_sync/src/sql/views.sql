@@ -62,7 +62,7 @@ CREATE VIEW sync_record_counts AS
   GROUP BY table_name;
 
 CREATE VIEW sync_status AS
-  SELECT name, value FROM sync_meta WHERE name IN ('device', 'user', 'generation', 'published_at', 'pushed_at', 'verified_at', 'expected', 'notice', 'format')
+  SELECT name, value FROM sync_meta WHERE name IN ('device', 'user', 'generation', 'published_at', 'pushed_at', 'verified_at', 'expected', 'notice', 'format', 'trusted_keys')
   UNION ALL SELECT 'cursor_known', coalesce((SELECT length(value) > 0 FROM sync_meta WHERE name = 'cursor'), 0)
   UNION ALL SELECT 'complete', coalesce((SELECT value FROM sync_meta WHERE name = 'complete'), 0)
   UNION ALL SELECT 'rows', (SELECT coalesce(sum(count), 0) FROM sync_part)

@@ -5,6 +5,7 @@ mod devices;
 mod dids;
 mod encrypted;
 mod enforce;
+mod signed;
 mod signer;
 mod sql;
 mod tokens;

@@ -9,11 +9,11 @@ use sync_shared::envelope::{decode, encode, Message};
 use sync_shared::hash::{self, BucketId, ContentSum, SetDigest};
 use sync_shared::message::*;
 use sync_shared::ranges::RangeSums;
-use sync_shared::{row, Value};
+use sync_shared::{row, signed, Value};
 use uuid::Uuid;
 
-fn check<M: Message + PartialEq + std::fmt::Debug>(name: &str, message: &M) {
-    let bytes = encode(message).unwrap();
+/// Compares bytes with a file of hexadecimal digits, and answers what is in it.
+fn golden(name: &str, bytes: &[u8]) -> Vec<u8> {
     let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
     let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("{name}.hex"));
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
@@ -21,8 +21,11 @@ fn check<M: Message + PartialEq + std::fmt::Debug>(name: &str, message: &M) {
     }
     let golden = std::fs::read_to_string(&file).unwrap();
     assert_eq!(golden.trim(), hex, "{name}: the bytes on the wire have changed");
-    let bytes: Vec<u8> =
-        (0..golden.trim().len() / 2).map(|i| u8::from_str_radix(&golden[2 * i..2 * i + 2], 16).unwrap()).collect();
+    (0..golden.trim().len() / 2).map(|i| u8::from_str_radix(&golden[2 * i..2 * i + 2], 16).unwrap()).collect()
+}
+
+fn check<M: Message + PartialEq + std::fmt::Debug>(name: &str, message: &M) {
+    let bytes = golden(name, &encode(message).unwrap());
     assert_eq!(&decode::<M>(&bytes).unwrap(), message, "{name}: the bytes are read as something else");
 }
 
@@ -237,4 +240,23 @@ fn hashes_tags_and_ids() {
     assert_eq!(hash.0, -1939158557433562366);
     let bucket = hash::bucket_id("list", &row::encode(&[Value::Integer(42)]));
     assert_eq!(Uuid::from_bytes(bucket.0).to_string(), "e27e7e5e-4175-5a72-d36a-e60369d1e82c");
+}
+
+#[test]
+fn signed_answers() {
+    let asked = signed::asked(b"a request");
+    let message = encode(&PushReply {
+        state: PushState::Taken,
+        message: String::new(),
+        last: None,
+        user: "ann".into(),
+        results: vec![],
+        leases: vec![],
+    })
+    .unwrap();
+    golden("signed_bytes", &signed::signed_bytes(&asked, &message));
+    let signatures = [([1; 32], [2; 64]), ([3; 32], [4; 64])];
+    let bytes = golden("signed_answer", &signed::join(&asked, &signatures, &message));
+    let found = signed::split(&bytes).unwrap().unwrap();
+    assert_eq!((found.asked, &found.signatures[..], found.message), (asked, &signatures[..], &message[..]));
 }

@@ -3,6 +3,7 @@
 use crate::world::World;
 use sync_shared::envelope::{self, Kind, Message};
 use sync_shared::message::{Delta, Notice, PullRequest, PushReply, PushRequest};
+use sync_shared::signed;
 use sync_tests::cluster::describe;
 use sync_tests::{Cluster, Device};
 
@@ -94,6 +95,11 @@ fn unhex(text: &str) -> Result<Vec<u8>, String> {
 
 /// What can be read must be written again as a message that reads the same.
 fn decode(input: &[u8]) -> Result<String, String> {
+    let input = match std::panic::catch_unwind(|| signed::split(input)) {
+        Ok(Ok(found)) => found.map_or(input, |signed| signed.message),
+        Ok(Err(e)) => return Ok(e.to_string()),
+        Err(_) => return Err("taking signatures off panicked".into()),
+    };
     let read = std::panic::catch_unwind(|| match envelope::kind(input) {
         Ok(Kind::PullRequest) => again::<PullRequest>(input),
         Ok(Kind::PushRequest) => again::<PushRequest>(input),

@@ -265,7 +265,7 @@ fn who_may_do_what_in_the_schema_sync() {
     for table in tables {
         let [table, kind] = &table[..] else { panic!("two columns") };
         // Who knows the secret could forge what only the server may have said.
-        let expected = if ["sync.secret", "sync.auth_key"].contains(&table.as_str()) { "42501" } else { "" };
+        let expected = if ["sync.secret", "sync.auth_key", "sync.signing_key"].contains(&table.as_str()) { "42501" } else { "" };
         assert_eq!(code(&mut by_admin, &format!("SELECT * FROM {table} LIMIT 1")), expected, "{table}");
         if kind == "r" {
             assert_eq!(code(&mut by_admin, &format!("DELETE FROM {table}")), "42501", "{table}");

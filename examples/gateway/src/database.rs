@@ -1,30 +1,37 @@
 //! Calls to Postgres: each is one transaction that says who asks, calls one function, and ends.
 //!
 //! Nothing stays in a session: no prepared statement with a name, no setting outside of its transaction. So any session will do, also
-//! one that a pooler in transaction mode lends. All statements of a call are sent at once: a call is one round trip. Where the first
-//! of them fails, Postgres refuses those behind it.
+//! one that a pooler in transaction mode lends. What happens on a connection is in [`crate::call`].
 
+use crate::address::Address;
+use crate::bodies::Held;
+use crate::call::{self, Ask};
+use crate::hub::Asker;
 use crate::refusal::Refusal;
 use crate::settings::Settings;
-use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, Timeouts};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::CertificateDer;
-use rustls::{ClientConfig, RootCertStore};
-use std::path::Path;
-use std::str::FromStr;
-use std::time::Duration;
-use tokio_postgres::config::Host;
-use tokio_postgres::types::{FromSql, ToSql, Type};
-use tokio_postgres::{Client, Config, NoTls, Row};
-use tokio_postgres_rustls::MakeRustlsConnect;
+use crate::turns::Turn;
+use deadpool_postgres::{Object, Pool, PoolError, Runtime, Timeouts};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{oneshot, Mutex, Semaphore};
+use tokio_postgres::types::{FromSql, Type};
+use tokio_postgres::{Client, Row};
+
+/// How long it may take to look up what one user may hold: a user whose rules take longer has no streams.
+const LOOKUP: Duration = Duration::from_secs(2);
+/// How long an answer about the database's health counts: whoever asks more often costs nothing.
+const HEALTH: Duration = Duration::from_secs(1);
 
 /// The pool, and how to make connections beside it.
 pub struct Database {
     pool: Pool,
-    queue: usize,
+    /// Places of requests: on a connection, or waiting for one.
+    places: Arc<Semaphore>,
     timeout: Duration,
-    tls: MakeRustlsConnect,
-    watch: Config,
+    address: Address,
+    watch: Address,
+    /// When somebody last asked, and what came of it.
+    health: Arc<Mutex<Option<(Instant, bool)>>>,
 }
 
 /// One of the functions that answer bytes with bytes.
@@ -52,38 +59,20 @@ impl<'a> FromSql<'a> for Bucket {
 impl Database {
     /// Connects to nothing yet.
     pub fn new(settings: &Settings) -> Result<Database, String> {
-        let read = |url: &str| Config::from_str(url).map_err(|e| format!("the database's address cannot be read: {e}"));
-        let mut config = read(&settings.database)?;
-        config.connect_timeout(Duration::from_secs(5));
-        if config.get_application_name().is_none() {
-            config.application_name("sync-gateway");
-        }
-        let watch = match &settings.watch_database {
-            Some(url) => read(url)?,
-            None => config.clone(),
-        };
-        let tls = MakeRustlsConnect::new(tls(settings.database_ca.as_deref())?);
-        let recycle = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-        let manager = if is_local(&config) {
-            Manager::from_config(config, NoTls, recycle)
-        } else {
-            Manager::from_config(config, tls.clone(), recycle)
-        };
+        let (address, watch) = Address::both(settings)?;
         let timeouts = Timeouts {
             wait: Some(settings.timeout()),
             create: Some(Duration::from_secs(6)),
             recycle: Some(Duration::from_secs(5)),
         };
-        let pool = Pool::builder(manager).max_size(settings.pool as usize).timeouts(timeouts).runtime(Runtime::Tokio1).build();
-        let pool = pool.map_err(|e| format!("no pool can be made: {e}"))?;
-        Ok(Database { pool, queue: settings.queue as usize, timeout: settings.timeout(), tls, watch })
+        let pool = Pool::builder(address.manager()).max_size(settings.pool as usize).timeouts(timeouts);
+        let pool = pool.runtime(Runtime::Tokio1).build().map_err(|e| format!("no pool can be made: {e}"))?;
+        let places = Arc::new(Semaphore::new(settings.pool as usize + settings.queue as usize));
+        Ok(Database { pool, places, timeout: settings.timeout(), address, watch, health: Arc::default() })
     }
 
-    /// A connection of the pool, if not too many wait for one.
+    /// A connection of the pool. Whoever stops waiting for it has taken nothing.
     async fn connection(&self) -> Result<Object, Refusal> {
-        if self.waiting() >= self.queue {
-            return Err(Refusal::later("too many wait already: ask again later", 1));
-        }
         self.pool.get().await.map_err(|e| match e {
             PoolError::Backend(e) => Refusal::of(&e),
             PoolError::Timeout(_) => Refusal::later("too many wait already: ask again later", 2),
@@ -105,90 +94,74 @@ impl Database {
     }
 
     /// Calls a function with the token's rights.
-    pub async fn call(&self, call: Call, token: &str, message: &[u8]) -> Result<Vec<u8>, Refusal> {
+    pub async fn call(&self, call: Call, turn: &Turn, message: Held) -> Result<Row, Refusal> {
         let (only_reads, sql) = match call {
             Call::Pull => (true, "SELECT sync.pull($1)"),
             Call::Push => (false, "SELECT sync.push($1)"),
         };
-        self.as_user(only_reads, token, sql, Some(message)).await?.try_get(0).map_err(|e| Refusal::of(&e))
+        let ask = Ask { only_reads, token: turn.token.clone(), sql, message: Some(message), limit: self.timeout };
+        self.as_user(ask, Some(turn)).await
     }
 
     /// The buckets that the token's user may hold; `request` says what the device subscribes to.
-    pub async fn buckets(&self, token: &str, request: Option<&[u8]>) -> Result<Vec<u128>, Refusal> {
-        let row = self.as_user(true, token, "SELECT sync.my_buckets($1)", request).await?;
+    pub async fn buckets(&self, asker: &Asker, turn: Option<&Turn>) -> Result<Vec<u128>, Refusal> {
+        let (sql, message) = ("SELECT sync.my_buckets($1)", asker.request.clone().map(Held::from));
+        let ask = Ask { only_reads: true, token: asker.token.clone(), sql, message, limit: self.timeout.min(LOOKUP) };
+        let row = self.as_user(ask, turn).await?;
         let buckets: Vec<Bucket> = row.try_get(0).map_err(|e| Refusal::of(&e))?;
         Ok(buckets.into_iter().map(|id| id.0).collect())
     }
 
-    async fn as_user(&self, only_reads: bool, token: &str, sql: &str, message: Option<&[u8]>) -> Result<Row, Refusal> {
-        let client = self.connection().await?;
-        let limit = self.timeout.as_millis();
-        let begin = format!("BEGIN{}; SET LOCAL statement_timeout = {limit}", if only_reads { " READ ONLY" } else { "" });
-        let transaction = async {
-            let who = [(&token as &(dyn ToSql + Sync), Type::TEXT)];
-            let what = [(&message as &(dyn ToSql + Sync), Type::BYTEA)];
-            tokio::join!(
-                client.batch_execute(&begin),
-                client.query_typed("SELECT sync.authenticate($1)", &who),
-                client.query_typed(sql, &what),
-                client.batch_execute("COMMIT"),
-            )
-        };
-        // The server itself ends what takes too long; this is for one that does not answer.
-        let Ok((begun, known, answered, ended)) = tokio::time::timeout(self.timeout + Duration::from_secs(5), transaction).await
-        else {
-            drop(Object::take(client));
-            return Err(Refusal::later("the server does not answer: ask again later", 5));
-        };
-        let failed = |e| {
-            if client.is_closed() {
-                // The server has ended the connection, and says why on it or not at all.
-                eprintln!("sync-gateway: a connection to the database was lost");
-            }
-            Refusal::of(&e)
-        };
-        begun.map_err(failed)?;
-        known.map_err(failed)?;
-        let row = answered.map_err(failed)?.into_iter().next();
-        // Only what is committed is answered.
-        ended.map_err(failed)?;
-        row.ok_or_else(|| Refusal::later("the server gave no answer: ask again later", 1))
+    /// Whether a token counts.
+    pub async fn knows(&self, turn: &Turn) -> Result<(), Refusal> {
+        let (token, sql) = (turn.token.clone(), "SELECT $1");
+        let ask = Ask { only_reads: true, token, sql, message: None, limit: self.timeout };
+        self.as_user(ask, Some(turn)).await.map(|_| ())
     }
 
-    /// Whether a connection can be had and the extension answers.
+    async fn as_user(&self, ask: Ask, turn: Option<&Turn>) -> Result<Row, Refusal> {
+        let busy = |seconds| Refusal::later("too many wait already: ask again later", seconds);
+        let place = self.places.clone().try_acquire_owned().map_err(|_| busy(1))?;
+        let leave = match turn {
+            Some(turn) => tokio::time::timeout(self.timeout, turn.connection()).await.map_err(|_| busy(2))?,
+            None => None,
+        };
+        let client = self.connection().await?;
+        // A task of its own: when whoever asked is gone, this future is dropped, and what is half done must not be.
+        let (asker, gone) = oneshot::channel::<()>();
+        let address = self.address.clone();
+        let task = tokio::spawn(async move {
+            let answer = call::run(client, &address, ask, gone).await;
+            drop((leave, place));
+            answer
+        });
+        let answer = task.await.unwrap_or_else(|_| Err(Refusal::later("the gateway failed: ask again later", 2)));
+        drop(asker);
+        answer
+    }
+
+    /// Whether a connection can be had and the extension answers: asked once a second at most, by one for all.
     pub async fn is_well(&self) -> bool {
-        let ask = async { self.connection().await.ok()?.query_typed("SELECT sync.head()", &[]).await.ok() };
-        tokio::time::timeout(Duration::from_secs(3), ask).await.ok().flatten().is_some()
+        let mut known = self.health.clone().lock_owned().await;
+        if let Some((_, well)) = known.filter(|(at, _)| at.elapsed() < HEALTH) {
+            return well;
+        }
+        let pool = self.pool.clone();
+        // A task of its own, as for calls.
+        let asked = tokio::spawn(async move {
+            let client = tokio::time::timeout(Duration::from_secs(3), pool.get()).await;
+            let well = match client {
+                Ok(Ok(client)) => call::is_well(client).await,
+                _ => false,
+            };
+            *known = Some((Instant::now(), well));
+            well
+        });
+        asked.await.unwrap_or(false)
     }
 
     /// A connection of its own, for waiting.
     pub async fn watcher(&self) -> Result<Client, tokio_postgres::Error> {
-        if is_local(&self.watch) {
-            let (client, connection) = self.watch.connect(NoTls).await?;
-            // What goes wrong is told to whoever uses the client.
-            tokio::spawn(async move { drop(connection.await) });
-            return Ok(client);
-        }
-        let (client, connection) = self.watch.connect(self.tls.clone()).await?;
-        tokio::spawn(async move { drop(connection.await) });
-        Ok(client)
+        self.watch.connect().await
     }
-}
-
-/// Within a machine there is no name to check a certificate against, and no need to.
-fn is_local(config: &Config) -> bool {
-    config.get_hosts().iter().all(|host| matches!(host, Host::Unix(_)))
-}
-
-/// TLS towards Postgres, used where `sslmode` in the address asks for it.
-fn tls(authorities: Option<&Path>) -> Result<ClientConfig, String> {
-    let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    if let Some(file) = authorities {
-        roots = RootCertStore::empty();
-        let refuse = |e: &dyn std::fmt::Display| format!("{}: {e}", file.display());
-        for certificate in CertificateDer::pem_file_iter(file).map_err(|e| refuse(&e))? {
-            roots.add(certificate.map_err(|e| refuse(&e))?).map_err(|e| refuse(&e))?;
-        }
-    }
-    Ok(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())
 }

@@ -2,12 +2,14 @@
 //!
 //! The first event comes at once, when the stream has its place: what the device's next pull does not bring yet will be told. An event
 //! says nothing but that; the pull decides. A device whose rules have subscriptions sends what `pull_request()` made: as the body of
-//! `POST /sync/events`, or as a message on the WebSocket, again when they change.
+//! `POST /sync/events`, or as a message of up to 64 KiB on the WebSocket, again when they change.
 
-use crate::hub::{Asker, Place};
+use crate::bodies::receive;
+use crate::hub::{Asker, Place, User};
 use crate::metrics::add;
 use crate::refusal::Refusal;
-use crate::routes::{receive, token, Held};
+use crate::routes::token;
+use crate::turns::Turn;
 use crate::Gateway;
 use axum::body::{Body, Bytes};
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
@@ -24,23 +26,29 @@ const CHANGED: &[u8] = b"event: changed\ndata: {}\n\n";
 const ALIVE: &[u8] = b":\n\n";
 /// Clocks differ; Postgres takes a token for as long after its end.
 const LEEWAY: Duration = Duration::from_secs(60);
-/// A device's pull request is small.
+/// Of what a stream keeps: a device's pull request is small.
 const REQUEST_BYTES: usize = 4 << 20;
+/// The same in a message; a larger one comes with `POST`.
+const MESSAGE_BYTES: usize = 64 << 10;
 
 pub async fn events(State(gateway): State<Arc<Gateway>>, request: Request) -> Result<Response, Refusal> {
     let token = token(request.headers())?;
+    let turn = gateway.turns.take(&token)?;
     let (mut parts, body) = request.into_parts();
     // Some clients ask for other things in this place, such as h2c, which the answer may leave aside.
     let upgrade = parts.headers.get(header::UPGRADE).and_then(|value| value.to_str().ok());
     if upgrade.is_some_and(|value| value.eq_ignore_ascii_case("websocket")) {
         let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &gateway);
         let upgrade = upgrade.await.map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, "that is no WebSocket's beginning"))?;
-        let place = enter(&gateway, &token, None).await?;
-        let upgrade = upgrade.max_message_size(REQUEST_BYTES).read_buffer_size(1024).write_buffer_size(0);
+        let place = enter(&gateway, &turn, None).await?;
+        let upgrade = upgrade.max_message_size(MESSAGE_BYTES).max_frame_size(MESSAGE_BYTES);
+        let upgrade = upgrade.read_buffer_size(1024).write_buffer_size(0).max_write_buffer_size(MESSAGE_BYTES);
         return Ok(upgrade.on_upgrade(move |socket| talk(gateway, token, socket, place)));
     }
-    let Held { bytes, .. } = receive(&gateway, &parts.headers, body, REQUEST_BYTES).await?;
-    let place = enter(&gateway, &token, (!bytes.is_empty()).then_some(bytes)).await?;
+    let held = receive(&gateway, &turn, &parts.headers, body, REQUEST_BYTES).await?;
+    let place = enter(&gateway, &turn, (!held.bytes.is_empty()).then(|| held.bytes.clone())).await?;
+    // From here on what it keeps is counted where it is kept.
+    drop((held, turn));
     let listening = Listening { place, end: end_of(&token), alive: alive(&gateway), first: true };
     let body = stream::unfold(listening, |mut listening| async move {
         let chunk = listening.next().await?;
@@ -55,10 +63,12 @@ pub async fn events(State(gateway): State<Arc<Gateway>>, request: Request) -> Re
     Ok(response)
 }
 
-async fn enter(gateway: &Arc<Gateway>, token: &Arc<str>, request: Option<Bytes>) -> Result<Place, Refusal> {
-    let buckets = gateway.database.buckets(token, request.as_deref()).await?;
+async fn enter(gateway: &Arc<Gateway>, turn: &Turn, request: Option<Bytes>) -> Result<Place, Refusal> {
+    let asker = Asker { token: turn.token.clone(), request };
+    let buckets = gateway.database.buckets(&asker, Some(turn)).await?;
+    let place = gateway.hub.enter(user_of(&asker.token), asker, buckets)?;
     add(&gateway.metrics.streams, 1);
-    Ok(gateway.hub.enter(Asker { token: token.clone(), request }, buckets))
+    Ok(place)
 }
 
 fn alive(gateway: &Gateway) -> Duration {
@@ -98,13 +108,18 @@ async fn talk(gateway: Arc<Gateway>, token: Arc<str>, mut socket: WebSocket, pla
                 }
             }
             message = socket.recv() => match message {
-                Some(Ok(Message::Binary(request))) => match enter(&gateway, &token, Some(request)).await {
-                    Ok(place) => listening = Listening { place, first: true, ..listening },
-                    Err(refusal) => {
-                        let _gone = socket.send(Message::Text(format!("refused: {}", refusal.message).into())).await;
-                        break;
+                Some(Ok(Message::Binary(request))) => {
+                    // What changes until it has its new place is told by the first event there.
+                    let Listening { place, end, alive, .. } = listening;
+                    drop(place);
+                    match again(&gateway, &token, &request).await {
+                        Ok(place) => listening = Listening { place, end, alive, first: true },
+                        Err(refusal) => {
+                            let _gone = socket.send(Message::Text(format!("refused: {}", refusal.message).into())).await;
+                            break;
+                        }
                     }
-                },
+                }
                 Some(Ok(Message::Close(_)) | Err(_)) | None => return,
                 Some(Ok(_)) => {}
             },
@@ -113,11 +128,31 @@ async fn talk(gateway: Arc<Gateway>, token: Arc<str>, mut socket: WebSocket, pla
     let _gone = socket.send(Message::Close(None)).await;
 }
 
+/// A place for other subscriptions.
+async fn again(gateway: &Arc<Gateway>, token: &Arc<str>, request: &[u8]) -> Result<Place, Refusal> {
+    // A copy, since the message is part of a larger piece of memory.
+    enter(gateway, &gateway.turns.take(token)?, Some(Bytes::copy_from_slice(request))).await
+}
+
+/// What a token says.
+fn claims(token: &str) -> serde_json::Value {
+    let payload = token.split('.').nth(1).map(decode).unwrap_or_default();
+    serde_json::from_slice(&payload).unwrap_or_default()
+}
+
+/// Whose a token is that Postgres has verified: by its issuer and subject.
+fn user_of(token: &Arc<str>) -> User {
+    let claims = claims(token);
+    match (claims["iss"].as_str(), claims["sub"].as_str()) {
+        (None, None) => User(token.clone()),
+        (issuer, subject) => User(format!("{} {}", issuer.unwrap_or_default(), subject.unwrap_or_default()).into()),
+    }
+}
+
 /// When a token that Postgres has verified ends. It is asked about nothing else here.
 fn end_of(token: &str) -> Instant {
     let far = Duration::from_secs(24 * 3600);
-    let payload = token.split('.').nth(1).map(decode).unwrap_or_default();
-    let claims: serde_json::Value = serde_json::from_slice(&payload).unwrap_or_default();
+    let claims = claims(token);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let left = claims["exp"].as_f64().map_or(far, |exp| {
         Duration::from_secs_f64((exp + LEEWAY.as_secs_f64() - now.as_secs_f64()).clamp(0.0, far.as_secs_f64()))

@@ -1,5 +1,7 @@
 //! Who is connected, and which buckets concern whom. Nothing of it outlives the connections.
 
+use crate::bodies::{Room, Taken};
+use crate::refusal::Refusal;
 use bytes::Bytes;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -11,10 +13,17 @@ use tokio::sync::Notify;
 const AT_ONCE: usize = 200;
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// What a stream keeps of each of its buckets, with its share of the table of all, in bytes.
+const OF_A_BUCKET: usize = 112;
+/// Lookups of a user that took too long, one after the other: then the streams end, and the devices may open other ones.
+const STRIKES: u8 = 3;
+
 /// All streams of events.
-#[derive(Default)]
 pub struct Hub {
     inner: Mutex<Inner>,
+    /// Streams of one user.
+    each: usize,
+    room: Arc<Room>,
     /// Somebody came, where there was nobody.
     pub arrived: Notify,
 }
@@ -24,13 +33,22 @@ struct Inner {
     next: u32,
     streams: HashMap<u32, Stream>,
     interested: HashMap<u128, Vec<u32>>,
+    users: HashMap<User, usize>,
 }
 
 struct Stream {
     bell: Arc<Bell>,
     asker: Asker,
+    user: User,
     buckets: Box<[u128]>,
+    /// Of what it keeps.
+    room: Taken,
+    strikes: u8,
 }
+
+/// Whose a stream is: what a token says that Postgres has verified.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct User(pub Arc<str>);
 
 /// With what a stream's buckets are looked up.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -74,6 +92,12 @@ impl Drop for Place {
         let mut inner = self.hub.inner();
         if let Some(stream) = inner.streams.remove(&self.id) {
             inner.forget(self.id, &stream.buckets);
+            if let Entry::Occupied(mut count) = inner.users.entry(stream.user) {
+                *count.get_mut() -= 1;
+                if *count.get() == 0 {
+                    count.remove();
+                }
+            }
         }
     }
 }
@@ -95,23 +119,43 @@ impl Inner {
     }
 }
 
+impl Asker {
+    /// Bytes that a stream keeps.
+    fn keeps(&self, buckets: &[u128]) -> usize {
+        self.token.len() + self.request.as_ref().map_or(0, Bytes::len) + buckets.len() * OF_A_BUCKET
+    }
+}
+
 impl Hub {
+    /// With so many streams of one user, and room for what streams keep.
+    pub fn new(each: u32, room: Arc<Room>) -> Hub {
+        Hub { inner: Mutex::default(), each: each as usize, room, arrived: Notify::default() }
+    }
+
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a stream in. What changes in its buckets from now on rings its bell.
-    pub fn enter(self: &Arc<Self>, asker: Asker, mut buckets: Vec<u128>) -> Place {
+    pub fn enter(self: &Arc<Self>, user: User, asker: Asker, mut buckets: Vec<u128>) -> Result<Place, Refusal> {
         buckets.sort_unstable();
         buckets.dedup();
+        let room = self.room.stream(asker.keeps(&buckets));
+        let room = room.ok_or_else(|| Refusal::later("too many streams are open: ask again later", 30))?;
         let bell = Arc::new(Bell::default());
         let mut inner = self.inner();
+        let count = inner.users.entry(user.clone()).or_default();
+        if *count >= self.each {
+            return Err(Refusal::too_many("too many streams of this user are open: close one, or ask again later", 30));
+        }
+        *count += 1;
         let id = inner.next;
         inner.next = inner.next.wrapping_add(1);
         inner.remember(id, &buckets);
-        inner.streams.insert(id, Stream { bell: bell.clone(), asker, buckets: buckets.into() });
+        let stream = Stream { bell: bell.clone(), asker, user, buckets: buckets.into(), room, strikes: 0 };
+        inner.streams.insert(id, stream);
         self.arrived.notify_one();
-        Place { hub: self.clone(), id, bell }
+        Ok(Place { hub: self.clone(), id, bell })
     }
 
     /// How many streams there are.
@@ -152,11 +196,35 @@ impl Hub {
         self.inner().streams.values().for_each(|s| s.bell.end());
     }
 
-    /// Those who are connected, each once, with their streams.
-    pub fn askers(&self) -> HashMap<Asker, Vec<u32>> {
-        let mut askers: HashMap<Asker, Vec<u32>> = HashMap::new();
-        self.inner().streams.iter().for_each(|(id, s)| askers.entry(s.asker.clone()).or_default().push(*id));
-        askers
+    /// Those who are connected, each once, with their streams: last those whose lookups took too long.
+    pub fn askers(&self) -> Vec<(Asker, Vec<u32>)> {
+        let mut askers: HashMap<Asker, (u8, Vec<u32>)> = HashMap::new();
+        for (id, stream) in &self.inner().streams {
+            let (strikes, ids) = askers.entry(stream.asker.clone()).or_default();
+            *strikes = stream.strikes.max(*strikes);
+            ids.push(*id);
+        }
+        let mut askers: Vec<_> = askers.into_iter().collect();
+        askers.sort_by_key(|(_, (strikes, _))| *strikes);
+        askers.into_iter().map(|(asker, (_, ids))| (asker, ids)).collect()
+    }
+
+    /// A lookup for these streams took too long, which counts for all streams of the user. Ends those where that was so a few times.
+    pub fn strike(&self, ids: &[u32]) {
+        let mut inner = self.inner();
+        let users: HashSet<User> = ids.iter().filter_map(|id| Some(inner.streams.get(id)?.user.clone())).collect();
+        for stream in inner.streams.values_mut().filter(|stream| users.contains(&stream.user)) {
+            stream.strikes = stream.strikes.saturating_add(1);
+            if stream.strikes >= STRIKES {
+                stream.bell.end();
+            }
+        }
+    }
+
+    /// Whether a lookup took too long, and none since then was in time.
+    pub fn is_slow(&self, ids: &[u32]) -> bool {
+        let inner = self.inner();
+        ids.iter().filter_map(|id| inner.streams.get(id)).any(|stream| stream.strikes > 0)
     }
 
     /// The buckets that these streams' asker may hold now: who held others is woken.
@@ -167,8 +235,17 @@ impl Hub {
         let mut bells = Vec::new();
         for &id in ids {
             let Some(stream) = inner.streams.get_mut(&id) else { continue };
+            stream.strikes = 0;
             if *stream.buckets == *buckets {
                 continue;
+            }
+            // Where there is no room for more it ends, and is refused or not when it comes again.
+            match self.room.stream(stream.asker.keeps(&buckets)) {
+                Some(room) => stream.room = room,
+                None => {
+                    stream.bell.end();
+                    continue;
+                }
             }
             let before = std::mem::replace(&mut stream.buckets, buckets.as_slice().into());
             bells.push(stream.bell.clone());

@@ -5,30 +5,37 @@
 //!
 //! # Layout
 //! - [`settings`]: flags and variables
-//! - [`serve`]: sockets, TLS, ending in good order
+//! - [`serve`]: sockets, TLS, ending in good order; [`pace`]: clients that do not read what they are sent
 //! - [`routes`]: `/sync/pull`, `/sync/push`, `/healthz`, `/metrics`; [`events`]: `/sync/events`
-//! - [`database`]: calls to Postgres; [`refusal`]: what errors mean to clients
+//! - [`bodies`]: memory for what travels, and its limits; [`turns`]: how much one token may have under way
+//! - [`address`]: where Postgres is; [`database`]: its connections; [`call`]: what happens on one; [`refusal`]: what errors mean to clients
 //! - [`hub`]: who is connected; [`watch`]: what was committed, and whom it concerns
 //! - [`metrics`]: what is counted
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+mod address;
+mod bodies;
+mod call;
 mod database;
 mod events;
 mod hub;
 mod metrics;
+mod pace;
 mod refusal;
 mod routes;
 pub mod serve;
 pub mod settings;
+mod turns;
 mod watch;
 
+use bodies::Room;
 use database::Database;
 use hub::Hub;
 use metrics::Metrics;
 use settings::Settings;
 use std::sync::Arc;
-use tokio::sync::Semaphore;
+use turns::Turns;
 
 /// What all requests share.
 struct Gateway {
@@ -37,14 +44,16 @@ struct Gateway {
     hub: Arc<Hub>,
     watch: watch::Watch,
     metrics: Metrics,
-    /// Room for bodies that are being received.
-    room: Arc<Semaphore>,
+    room: Arc<Room>,
+    turns: Arc<Turns>,
 }
 
 impl Gateway {
     fn new(settings: Settings) -> Result<Gateway, String> {
         let database = Database::new(&settings)?;
-        let room = Arc::new(Semaphore::new(routes::room(settings.max_buffered)));
-        Ok(Gateway { settings, database, hub: Arc::default(), watch: Default::default(), metrics: Default::default(), room })
+        let turns = Arc::new(Turns::new(settings.max_per_token, settings.pool));
+        let room = Arc::new(Room::new(settings.max_buffered));
+        let hub = Arc::new(Hub::new(settings.max_streams, room.clone()));
+        Ok(Gateway { settings, database, hub, watch: Default::default(), metrics: Default::default(), room, turns })
     }
 }

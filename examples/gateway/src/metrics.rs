@@ -68,6 +68,8 @@ pub struct Now {
     pub waiting: usize,
     /// Connections to the database.
     pub database: usize,
+    /// Bytes of memory that are taken: of bodies, of answers, of streams.
+    pub held: [usize; 3],
 }
 
 impl Metrics {
@@ -87,6 +89,12 @@ impl Metrics {
             now.waiting as u64,
         );
         line(&mut out, "sync_gateway_database_connections", "gauge", "Connections to the database.", now.database as u64);
+        out.push_str(
+            "# HELP sync_gateway_held_bytes Memory that is taken of --max-buffered.\n# TYPE sync_gateway_held_bytes gauge\n",
+        );
+        for (what, bytes) in ["bodies", "answers", "streams"].iter().zip(now.held) {
+            let _ = writeln!(out, "sync_gateway_held_bytes{{what=\"{what}\"}} {bytes}");
+        }
         line(&mut out, "sync_gateway_connections", "gauge", "Connections of clients.", read(&self.connections));
         line(&mut out, "sync_gateway_streams_total", "counter", "Streams of events that were opened.", read(&self.streams));
         line(&mut out, "sync_gateway_events_total", "counter", "Times that a stream was told to ask.", read(&self.woken));

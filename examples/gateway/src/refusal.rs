@@ -13,17 +13,29 @@ pub struct Refusal {
     pub message: String,
     /// Seconds after which it is worth asking again.
     pub retry_after: Option<u32>,
+    /// Whether it was the call itself that took too long.
+    pub slow: bool,
 }
 
 impl Refusal {
     /// A refusal that stands.
     pub fn new(status: StatusCode, message: impl Into<String>) -> Refusal {
-        Refusal { status, message: message.into(), retry_after: None }
+        Refusal { status, message: message.into(), retry_after: None, slow: false }
     }
 
     /// One that passes.
     pub fn later(message: impl Into<String>, seconds: u32) -> Refusal {
-        Refusal { status: StatusCode::SERVICE_UNAVAILABLE, message: message.into(), retry_after: Some(seconds) }
+        Refusal { retry_after: Some(seconds), ..Refusal::new(StatusCode::SERVICE_UNAVAILABLE, message) }
+    }
+
+    /// One that passes, of a client that asks too much at once.
+    pub fn too_many(message: impl Into<String>, seconds: u32) -> Refusal {
+        Refusal { retry_after: Some(seconds), ..Refusal::new(StatusCode::TOO_MANY_REQUESTS, message) }
+    }
+
+    /// The call took too long.
+    pub fn slow() -> Refusal {
+        Refusal { slow: true, ..Refusal::later("the server took too long: ask again later", 5) }
     }
 
     /// What an error of Postgres means to a client. What it says is passed on only where it was written for clients.
@@ -53,7 +65,7 @@ impl Refusal {
                 Refusal::new(StatusCode::BAD_REQUEST, say("the body is not a message of the device's library"))
             }
             ("54", _) => Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, say("the message is over a limit of the server")),
-            (_, "57014") => Refusal::later("the server took too long: ask again later", 5),
+            (_, "57014") => Refusal::slow(),
             (_, "25006") => Refusal::later("this server only answers pulls: send again later", 5),
             ("40", _) | (_, "55P03" | "25P02") => Refusal::later("the server is busy with the same rows: ask again", 1),
             ("53" | "57" | "58" | "08", _) => Refusal::later("the database cannot be used now: ask again later", 2),

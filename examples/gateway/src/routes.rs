@@ -1,24 +1,21 @@
 //! `POST /sync/pull`, `POST /sync/push`, and what operators ask.
 
+use crate::bodies::{receive, Answer};
 use crate::database::Call;
 use crate::metrics::{Calls, Now};
 use crate::refusal::Refusal;
 use crate::{events, Gateway};
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{header, HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::Router;
-use http_body_util::BodyExt;
 use std::sync::Arc;
 use std::time::Instant;
-use tokio::sync::OwnedSemaphorePermit;
 
 /// Longer ones Postgres refuses, too.
 const TOKEN_BYTES: usize = 16 << 10;
-/// What a body's room is counted in.
-const ROOM: usize = 1 << 10;
 
 /// What devices may ask for, with or without what operators may.
 pub fn devices(gateway: Arc<Gateway>, with_operators: bool) -> Router {
@@ -49,7 +46,8 @@ async fn healthz(State(gateway): State<Arc<Gateway>>) -> Response {
 
 async fn metrics(State(gateway): State<Arc<Gateway>>) -> Response {
     let database = &gateway.database;
-    let now = Now { streams: gateway.hub.len(), waiting: database.waiting(), database: database.connections() };
+    let (streams, held) = (gateway.hub.len(), gateway.room.taken());
+    let now = Now { streams, waiting: database.waiting(), database: database.connections(), held };
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], gateway.metrics.text(&now)).into_response()
 }
 
@@ -65,21 +63,23 @@ async fn call(gateway: &Arc<Gateway>, call: Call, counted: &Calls, request: Requ
     let begin = Instant::now();
     let mut received = 0;
     let answer = async {
-        let token = token(request.headers())?;
+        let turn = gateway.turns.take(&token(request.headers())?)?;
+        let limit = match call {
+            Call::Pull => gateway.settings.max_pull,
+            Call::Push => gateway.settings.max_body,
+        };
         let (parts, body) = request.into_parts();
-        let held = receive(gateway, &parts.headers, body, gateway.settings.max_body).await?;
+        let held = receive(gateway, &turn, &parts.headers, body, limit).await?;
         received = held.bytes.len();
-        gateway.database.call(call, &token, &held.bytes).await
+        let row = gateway.database.call(call, &turn, held).await?;
+        Answer::new(gateway, row, turn)
     };
     let (response, sent) = match answer.await {
-        Ok(bytes) => {
-            let sent = bytes.len();
+        Ok(answer) => {
+            let sent = answer.len();
             let kind = HeaderValue::from_static("application/octet-stream");
-            (
-                (([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, HeaderValue::from_static("no-store"))]), bytes)
-                    .into_response(),
-                sent,
-            )
+            let headers = [(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
+            ((headers, Body::new(answer)).into_response(), sent)
         }
         Err(refusal) => (refusal.into_response(), 0),
     };
@@ -99,52 +99,4 @@ pub fn token(headers: &HeaderMap) -> Result<Arc<str>, Refusal> {
         return Err(Refusal::new(StatusCode::UNAUTHORIZED, "the token is refused: it is too long"));
     }
     Ok(token.trim().into())
-}
-
-/// A body, and the room that it takes.
-pub struct Held {
-    /// All of it.
-    pub bytes: Bytes,
-    _room: Vec<OwnedSemaphorePermit>,
-}
-
-/// Receives a body within the limits: of its size, of all bodies' size, of time.
-pub async fn receive(gateway: &Gateway, headers: &HeaderMap, mut body: Body, limit: usize) -> Result<Held, Refusal> {
-    let too_large = || {
-        Refusal::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("the body is over the limit of {limit} bytes: nothing of it was taken"),
-        )
-    };
-    let told = headers.get(header::CONTENT_LENGTH).and_then(|l| l.to_str().ok()?.parse::<usize>().ok());
-    if told.is_some_and(|told| told > limit) {
-        return Err(too_large());
-    }
-    let mut held = Held { bytes: Bytes::new(), _room: Vec::new() };
-    let mut parts = Vec::new();
-    let mut size = 0;
-    let all = async {
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, "the body ends before its end"))?;
-            let Ok(data) = frame.into_data() else { continue };
-            size += data.len();
-            if size > limit {
-                return Err(too_large());
-            }
-            let room = data.len().div_ceil(ROOM) as u32;
-            let busy = |_| Refusal::later("too much is being received already: ask again later", 1);
-            held._room.push(gateway.room.clone().try_acquire_many_owned(room).map_err(busy)?);
-            parts.push(data);
-        }
-        Ok(())
-    };
-    let slow = |_| Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body came too slowly");
-    tokio::time::timeout(gateway.settings.timeout(), all).await.map_err(slow)??;
-    held.bytes = if parts.len() == 1 { parts.swap_remove(0) } else { parts.concat().into() };
-    Ok(held)
-}
-
-/// Permits for so many bytes.
-pub fn room(bytes: usize) -> usize {
-    (bytes / ROOM).clamp(1, tokio::sync::Semaphore::MAX_PERMITS)
 }

@@ -1,6 +1,6 @@
 //! Sockets: accepting, TLS, and ending in good order.
 
-use crate::metrics::Metrics;
+use crate::pace::Paced;
 use crate::settings::Settings;
 use crate::{routes, watch, Gateway};
 use axum::Router;
@@ -21,6 +21,12 @@ use tokio_rustls::TlsAcceptor;
 
 /// A client's handshake, and the head of each of its requests, may take so long.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// A client that confirms nothing of what it was sent is gone after so long.
+const UNHEARD: Duration = Duration::from_secs(120);
+/// Of a client's socket, in bytes; Linux takes twice as much.
+const SEND_BUFFER: usize = 128 << 10;
+/// Connections to `--metrics-listen`.
+const OPERATORS: usize = 64;
 
 /// A gateway whose sockets are open.
 pub struct Bound {
@@ -60,21 +66,23 @@ impl Bound {
         // Each connection holds one end for as long as it lives.
         let (lives, mut all) = mpsc::channel::<()>(1);
         let room = Arc::new(Semaphore::new(gateway.settings.max_connections));
+        let few = Arc::new(Semaphore::new(OPERATORS));
         let devices = routes::devices(gateway.clone(), self.operators.is_none());
         let operators = routes::operators(gateway.clone());
         tokio::pin!(end);
         loop {
             let (stream, router, tls, permit) = tokio::select! {
                 () = &mut end => break,
-                (stream, permit) = accept(&self.listener, &room) => (stream, devices.clone(), self.tls.clone(), Some(permit)),
-                stream = accept_one(self.operators.as_ref()) => (stream, operators.clone(), None, None),
+                (stream, permit) = accept(Some(&self.listener), &room) => (stream, devices.clone(), self.tls.clone(), permit),
+                (stream, permit) = accept(self.operators.as_ref(), &few) => (stream, operators.clone(), None, permit),
             };
-            let _quick = stream.set_nodelay(true);
             let (gateway, ending, lives) = (gateway.clone(), ending.clone(), lives.clone());
             tokio::spawn(async move {
-                let metrics = &gateway.metrics;
-                metrics.connections.fetch_add(1, Ordering::Relaxed);
-                let _counted = Counted(metrics);
+                settle(&stream);
+                gateway.metrics.connections.fetch_add(1, Ordering::Relaxed);
+                let patience = gateway.settings.timeout();
+                // A WebSocket outlives HTTP on its connection, so what ends with the connection is kept beside the socket.
+                let stream = Paced::new(stream, patience, (Counted(gateway), permit, lives));
                 match tls {
                     None => talk(stream, router, ending).await,
                     Some(tls) => {
@@ -83,7 +91,6 @@ impl Bound {
                         }
                     }
                 }
-                drop((permit, lives));
             });
         }
         drop((self.listener, self.operators, lives));
@@ -97,11 +104,11 @@ impl Bound {
     }
 }
 
-struct Counted<'a>(&'a Metrics);
+struct Counted(Arc<Gateway>);
 
-impl Drop for Counted<'_> {
+impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+        self.0.metrics.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -110,9 +117,11 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, String> {
 }
 
 /// A client, once there is room for it.
-async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> (TcpStream, OwnedSemaphorePermit) {
+async fn accept(listener: Option<&TcpListener>, room: &Arc<Semaphore>) -> (TcpStream, OwnedSemaphorePermit) {
+    let (Some(listener), Ok(permit)) = (listener, room.clone().acquire_owned().await) else {
+        return std::future::pending().await;
+    };
     loop {
-        let Ok(permit) = room.clone().acquire_owned().await else { std::future::pending().await };
         match listener.accept().await {
             Ok((stream, _)) => return (stream, permit),
             // Out of files, most likely: some will be closed.
@@ -121,14 +130,14 @@ async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> (TcpStream, Ow
     }
 }
 
-async fn accept_one(listener: Option<&TcpListener>) -> TcpStream {
-    let Some(listener) = listener else { return std::future::pending().await };
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => return stream,
-            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-        }
-    }
+/// What the kernel does with a client's socket. What it refuses to do is no harm.
+fn settle(stream: &TcpStream) {
+    let _quick = stream.set_nodelay(true);
+    let socket = socket2::SockRef::from(stream);
+    // A small buffer lets go of answers early, and tells soon whether the client reads.
+    let _small = socket.set_send_buffer_size(SEND_BUFFER);
+    #[cfg(target_os = "linux")]
+    let _noticed = socket.set_tcp_user_timeout(Some(UNHEARD));
 }
 
 /// Serves one connection; when the gateway ends, no further than what is under way on it.

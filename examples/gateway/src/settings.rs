@@ -33,19 +33,31 @@ pub struct Settings {
     /// Certificates of authorities that Postgres's certificate may be of, PEM; without it those of the web
     #[arg(long, env = "SYNC_DATABASE_CA")]
     pub database_ca: Option<PathBuf>,
+    /// Speak to a Postgres on another machine without TLS: where nobody is in between
+    #[arg(long, env = "SYNC_INSECURE_DATABASE")]
+    pub insecure_database: bool,
     /// Connections to Postgres for requests
     #[arg(long, env = "SYNC_POOL", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub pool: u32,
     /// Requests that may wait for one of them; more are answered with 503
     #[arg(long, env = "SYNC_QUEUE", default_value_t = 1000)]
     pub queue: u32,
-    /// Seconds a request may wait for a connection, and seconds its call may take
+    /// Requests of one token at once; more are answered with 429
+    #[arg(long, env = "SYNC_MAX_PER_TOKEN", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub max_per_token: u32,
+    /// Streams of events of one user; more are answered with 429
+    #[arg(long, env = "SYNC_MAX_STREAMS", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub max_streams: u32,
+    /// Seconds a request may wait for a connection, its call may take, and a client may take nothing of an answer
     #[arg(long, env = "SYNC_TIMEOUT", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub timeout: u32,
-    /// Bytes of one request's body
+    /// Bytes of one push's body
     #[arg(long, env = "SYNC_MAX_BODY", default_value_t = 72 << 20)]
     pub max_body: usize,
-    /// Bytes of all bodies that are being received, together; more are answered with 503
+    /// Bytes of one pull's body
+    #[arg(long, env = "SYNC_MAX_PULL", default_value_t = 16 << 20)]
+    pub max_pull: usize,
+    /// Bytes of all bodies, of answers that are not sent yet and of what streams keep, together; more are answered with 503
     #[arg(long, env = "SYNC_MAX_BUFFERED", default_value_t = 512 << 20)]
     pub max_buffered: usize,
     /// Connections of clients; more wait to be accepted
@@ -63,13 +75,21 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// What may not be: plain HTTP for other machines by accident.
+    /// What may not be: plain HTTP for other machines by accident, and bodies that never have room.
     pub fn check(&self) -> Result<(), String> {
         if self.tls_cert.is_none() && !self.insecure_http && !self.listen.ip().is_loopback() {
             return Err(format!(
                 "{} can be reached from other machines, and tokens would travel readable: give --tls-cert and --tls-key, or \
                  --insecure-http where a proxy in front does TLS",
                 self.listen
+            ));
+        }
+        let large = self.max_body.max(self.max_pull);
+        if self.max_buffered / 8 * 3 < large {
+            return Err(format!(
+                "--max-buffered must be at least {}, since three eighths of it are for large bodies, and --max-body and --max-pull allow \
+                 one of {large} bytes",
+                large.div_ceil(3) * 8
             ));
         }
         Ok(())

@@ -2,7 +2,8 @@
 //!
 //! One connection waits inside of `sync.changed_since`. A stream is entered before its device asks for the first time, so what is
 //! committed later than that rings its bell; after anything that may have hidden a change everybody is woken. Who may hold what is
-//! looked up again when the tables that decide it were written to, and from time to time: at most a tenth of the time goes there.
+//! looked up again when the tables that decide it were written to, and from time to time: about a tenth of the time goes there. Nobody's
+//! lookups keep others from theirs: each ends soon, who was slow comes last and then not at all, and the pause has an end.
 
 use crate::database::Bucket;
 use crate::metrics::add;
@@ -20,8 +21,12 @@ const WAIT_MS: i32 = 2_000;
 const RETRY: std::ops::Range<Duration> = Duration::from_millis(100)..Duration::from_secs(5);
 /// Lookups that are under way at once.
 const LOOKUPS: usize = 2;
-/// At least so long between two rounds of lookups.
-const BETWEEN: Duration = Duration::from_millis(100);
+/// What one lookup counts for, at most, when the pause is measured out.
+const USUAL: Duration = Duration::from_millis(50);
+/// What a round spends on those who were slow.
+const FOR_SLOW: Duration = Duration::from_secs(4);
+/// At least so long between two rounds of lookups, and at most.
+const BETWEEN: std::ops::Range<Duration> = Duration::from_millis(100)..Duration::from_secs(30);
 
 /// What the two loops tell each other.
 #[derive(Default)]
@@ -96,27 +101,44 @@ pub async fn look_up(gateway: Arc<Gateway>) {
         if !told && !moved || gateway.hub.is_empty() {
             continue;
         }
-        let begin = Instant::now();
-        let mut askers = gateway.hub.askers().into_iter();
-        let mut under_way = tokio::task::JoinSet::new();
-        loop {
-            while under_way.len() < LOOKUPS {
-                let Some((asker, ids)) = askers.next() else { break };
-                let gateway = gateway.clone();
-                under_way.spawn(async move {
-                    match gateway.database.buckets(&asker.token, asker.request.as_deref()).await {
-                        Ok(buckets) => add(&gateway.metrics.woken, gateway.hub.settle(&ids, buckets) as u64),
-                        Err(refusal) if refusal.retry_after.is_none() => gateway.hub.end(&ids),
-                        // The next round will tell.
-                        Err(_) => gateway.watch.members.notify_one(),
-                    }
-                });
-            }
-            if under_way.join_next().await.is_none() {
-                break;
-            }
-        }
+        let took = round(&gateway).await;
         add(&gateway.metrics.looked_up, 1);
-        tokio::time::sleep(BETWEEN.max(begin.elapsed() * 9)).await;
+        tokio::time::sleep((took * 9).clamp(BETWEEN.start, BETWEEN.end)).await;
+    }
+}
+
+/// Looks everybody up once. Returns how long that usually takes: who is slow does not lengthen the pause of all.
+async fn round(gateway: &Arc<Gateway>) -> Duration {
+    let mut askers = gateway.hub.askers().into_iter();
+    let mut under_way = tokio::task::JoinSet::new();
+    let (mut took, mut for_slow) = (Duration::ZERO, None);
+    loop {
+        while under_way.len() < LOOKUPS {
+            let Some((asker, ids)) = askers.next() else { break };
+            if gateway.hub.is_slow(&ids) && for_slow.get_or_insert_with(Instant::now).elapsed() > FOR_SLOW {
+                gateway.watch.members.notify_one();
+                continue;
+            }
+            let gateway = gateway.clone();
+            under_way.spawn(async move {
+                let begin = Instant::now();
+                match gateway.database.buckets(&asker, None).await {
+                    Ok(buckets) => add(&gateway.metrics.woken, gateway.hub.settle(&ids, buckets) as u64),
+                    Err(refusal) if refusal.retry_after.is_none() => gateway.hub.end(&ids),
+                    // The next round will tell.
+                    Err(refusal) => {
+                        if refusal.slow {
+                            gateway.hub.strike(&ids);
+                        }
+                        gateway.watch.members.notify_one();
+                    }
+                }
+                begin.elapsed().min(USUAL)
+            });
+        }
+        match under_way.join_next().await {
+            Some(one) => took += one.unwrap_or_default(),
+            None => return took / LOOKUPS as u32,
+        }
     }
 }

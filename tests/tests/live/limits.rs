@@ -1,9 +1,10 @@
 //! Too much of anything is refused, and others go on.
 
+use crate::SOON;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
-use sync_tests::gateway::{head, read, served};
+use sync_tests::gateway::{head, read, served, Gateway};
 use sync_tests::{Cluster, Device};
 
 #[test]
@@ -28,30 +29,88 @@ fn an_oversized_body_is_refused_before_it_is_read() {
     gateway.sync(&device, &token).expect("others go on");
 }
 
+/// Begins a push of so many bytes, and sends some of them.
+fn begin(gateway: &Gateway, token: &str, length: usize, sent: usize) -> TcpStream {
+    let mut stream = TcpStream::connect(gateway.address).expect("a connection");
+    stream.set_read_timeout(Some(SOON)).expect("a limit");
+    stream.write_all(head("POST", "/sync/push", token, length).as_bytes()).expect("a request");
+    stream.write_all(&vec![1; sent]).expect("a part");
+    std::thread::sleep(Duration::from_millis(200));
+    stream
+}
+
+/// Three eighths of this are for large bodies, one for small ones: 384 KiB and 128.
+const FEW: [&str; 6] = ["--max-buffered", "1048576", "--max-body", "300000", "--max-pull", "100000"];
+
 #[test]
 fn too_many_bodies_at_once_and_slow_ones_are_refused() {
     let served = served(Cluster::shared());
-    let gateway = served.gateway(&["--max-buffered", "65536", "--timeout", "2"]);
+    let gateway = served.gateway(&[&FEW[..], &["--timeout", "3"]].concat());
     let token = served.token("ann");
-    let open = |sent: usize| {
-        let mut stream = TcpStream::connect(gateway.address).expect("a connection");
-        stream.write_all(head("POST", "/sync/push", &token, 60_000).as_bytes()).expect("a request");
-        stream.write_all(&vec![1; sent]).expect("a part");
-        stream
-    };
-    let mut first = open(40_000);
-    std::thread::sleep(Duration::from_millis(300));
-    let mut second = open(40_000);
+    let mut first = begin(&gateway, &token, 290_000, 200_000);
+    let mut second = begin(&gateway, &token, 290_000, 200_000);
     let reply = read(&mut second).expect("an answer");
     assert_eq!(reply.status, 503, "{}", reply.text());
+    gateway.sync(&Device::new("ann"), &token).expect("small ones have room of their own");
     assert_eq!(read(&mut first).expect("an answer").status, 408, "it does not wait for the rest for ever");
-    gateway.sync(&Device::new("ann"), &token).expect("there is room again");
-    // One who says nothing at all is cut off; see PATIENCE in serve.rs.
+    let mut third = begin(&gateway, &token, 290_000, 290_000);
+    assert_eq!(read(&mut third).expect("an answer").status, 400, "there is room again, if not for nonsense");
+    // Whoever says nothing at all, or no more, is cut off; see PATIENCE in serve.rs.
     let mut silent = TcpStream::connect(gateway.address).expect("a connection");
-    silent.set_read_timeout(Some(Duration::from_secs(30))).expect("a limit");
-    silent.write_all(b"POST /sync/pull HTTP/1.1\r\n").expect("a beginning");
-    let mut rest = Vec::new();
-    silent.read_to_end(&mut rest).expect("it is cut off");
+    let mut half = TcpStream::connect(gateway.address).expect("a connection");
+    half.write_all(b"POST /sync/pull HTTP/1.1\r\n").expect("a beginning");
+    for stream in [&mut silent, &mut half, &mut third] {
+        stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a limit");
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).expect("it is cut off");
+    }
+}
+
+#[test]
+fn before_a_large_body_its_token_must_count() {
+    let served = served(Cluster::shared());
+    let gateway = served.gateway(&[]);
+    let forged = served.token("ann") + "x";
+    // Of this one nothing was sent yet.
+    let refused = read(&mut begin(&gateway, &forged, 70_000_000, 0)).expect("an answer");
+    assert_eq!(refused.status, 401, "{}", refused.text());
+    // This one does not say how much comes.
+    let mut stream = TcpStream::connect(gateway.address).expect("a connection");
+    stream.set_read_timeout(Some(SOON)).expect("a limit");
+    let chunked = head("POST", "/sync/push", &forged, 0).replace("Content-Length: 0", "Transfer-Encoding: chunked");
+    stream.write_all(chunked.as_bytes()).expect("a request");
+    for _ in 0..10 {
+        let _refused = stream.write_all(format!("2000\r\n{}\r\n", "x".repeat(0x2000)).as_bytes());
+    }
+    assert_eq!(read(&mut stream).expect("an answer").status, 401);
+    // Known, it is received: and is nonsense.
+    let token = served.token("ann");
+    assert_eq!(gateway.ask("POST", "/sync/push", &token, &vec![7; 1_000_000]).expect("an answer").status, 400);
+}
+
+#[test]
+fn strangers_have_only_the_room_of_small_bodies() {
+    let served = served(Cluster::shared());
+    let gateway = served.gateway(&FEW);
+    let (token, forged) = (served.token("ann"), served.token("ann") + "x");
+    let _waiting = [begin(&gateway, &forged, 65_000, 64_000), begin(&gateway, &forged, 65_000, 64_000)];
+    // There is no room for one more, so that its token is looked at first.
+    let refused = read(&mut begin(&gateway, &forged, 65_000, 30_000)).expect("an answer");
+    assert_eq!(refused.status, 401, "{}", refused.text());
+    assert_eq!(gateway.ask("POST", "/sync/push", &token, &vec![7; 30_000]).expect("an answer").status, 400, "nonsense, taken");
+    gateway.sync(&Device::new("ann"), &token).expect("users go on");
+}
+
+#[test]
+fn a_pull_is_small() {
+    let served = served(Cluster::shared());
+    let gateway = served.gateway(&FEW);
+    let token = served.token("ann");
+    let of = |path: &str| gateway.ask("POST", path, &token, &vec![7; 100_001]).expect("an answer").status;
+    assert_eq!((of("/sync/pull"), of("/sync/push")), (413, 400));
+    // Settings under which a large body would never have room.
+    let why = Gateway::try_start(&served.address(), &["--max-buffered", "1000000"]).map(|_| ()).expect_err("refused");
+    assert!(why.contains("--max-buffered must be at least 201326592"), "{why}");
 }
 
 #[test]

@@ -3,10 +3,13 @@
 mod direct;
 mod ends;
 mod gateway;
+mod gone;
+mod greedy;
 mod head;
 mod limits;
 mod listen;
 mod pooler;
+mod postgres;
 mod rpc;
 mod tls;
 mod wakes;

@@ -182,11 +182,14 @@ CREATE TABLE sync.device (
     registered  timestamptz NOT NULL DEFAULT pg_catalog.now(),
     seen        timestamptz NOT NULL DEFAULT pg_catalog.now(),
     revoked     timestamptz,
+    told        xid8,
     wipe        boolean NOT NULL DEFAULT false,
     name        text
 );
+CREATE INDEX device_told ON sync.device (told) WHERE told IS NOT NULL;
 COMMENT ON TABLE sync.device IS 'Devices that have pushed at least once.';
 COMMENT ON COLUMN sync.device.revoked IS 'Since when it may not sync any longer, see sync.revoke_device().';
+COMMENT ON COLUMN sync.device.told IS 'The transaction that last revoked it, or took that back: whoever watches sees whether it is news.';
 COMMENT ON COLUMN sync.device.wipe IS 'Once revoked, it is told to remove everything that it has synced.';
 COMMENT ON COLUMN sync.device.name IS 'What people call it, see sync.name_device().';
 

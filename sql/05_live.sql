@@ -32,28 +32,36 @@ CREATE FUNCTION sync.relations_of(query text, owner oid) RETURNS oid[]
     LANGUAGE c STABLE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'relations_of_wrapper';
 COMMENT ON FUNCTION sync.relations_of(text, oid) IS 'The relations that a query names, also through views. It is parsed with the rights of the role, and not run.';
 
--- Each query is parsed in a subtransaction that is undone, so that its locks are gone at once; one that cannot be parsed stops nothing.
-CREATE FUNCTION sync.members_read() RETURNS oid[]
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+-- Each query is parsed in a subtransaction that is undone, so that its locks are gone at once; one that cannot be parsed stops nothing. A lock
+-- that is not had soon stops nothing either: it is waited for once, and what is behind it is not waited for at all.
+CREATE FUNCTION sync.members_read(OUT relations oid[], OUT complete boolean)
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
 DECLARE
     r record;
     named oid[];
-    found oid[] := '{}';
 BEGIN
+    relations := '{}';
+    complete := true;
     FOR r IN SELECT u.members, u.owner::oid AS owner FROM sync.rule u WHERE u.members IS NOT NULL ORDER BY u.rule_id LOOP
         named := NULL;
         BEGIN
             named := sync.relations_of(r.members, r.owner);
+            named := ARRAY(SELECT DISTINCT coalesce(p.relid, f.relid)::oid FROM unnest(named) AS f(relid)
+                LEFT JOIN LATERAL pg_partition_tree(f.relid) p ON true);
             RAISE EXCEPTION 'enough';
-        EXCEPTION WHEN OTHERS THEN
-            found := found || coalesce(named, '{}');
+        EXCEPTION WHEN lock_not_available THEN
+            complete := false;
+            relations := relations || coalesce(named, '{}');
+            PERFORM set_config('lock_timeout', '1', true);
+        WHEN OTHERS THEN
+            relations := relations || coalesce(named, '{}');
         END;
     END LOOP;
-    RETURN ARRAY(SELECT DISTINCT coalesce(p.relid, f.relid)::oid FROM unnest(found) AS f(relid)
-        LEFT JOIN LATERAL pg_partition_tree(f.relid) p ON true);
+    relations := ARRAY(SELECT DISTINCT f.relid FROM unnest(relations) AS f(relid));
 END
 $$;
-COMMENT ON FUNCTION sync.members_read() IS 'The relations that members name, with their partitions.';
+COMMENT ON FUNCTION sync.members_read() IS
+    'The relations that members name, with their partitions. complete: false where somebody holds a lock that keeps one from being looked at.';
 
 CREATE FUNCTION sync.written(relations oid[]) RETURNS bigint
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

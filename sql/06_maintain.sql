@@ -135,35 +135,48 @@ $$;
 COMMENT ON FUNCTION sync.doubt_of_devices(regclass) IS
     'Has the next sync.maintain() compare a table with its sums, unless it was compared within a day; called by push for what a device says.';
 
+-- A client may keep its transaction open for ever: neither what its push has put in doubt nor what it has locked is waited for.
 CREATE FUNCTION sync.verify_next() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    before CONSTANT text := current_setting('lock_timeout');
     rel regclass;
     n integer;
     words text;
 BEGIN
     INSERT INTO sync.verified (relid, at)
     SELECT DISTINCT e.relid::oid, now() FROM sync.entry e WHERE e.state = 'ready' AND e.relid NOT IN (SELECT v.relid FROM sync.verified v);
-    SELECT v.relid INTO rel FROM sync.verified v
-    WHERE (v.at = '-infinity' OR sync.verify_every() > '0' AND v.at < now() - sync.verify_every())
-        AND EXISTS (SELECT FROM sync.entry e WHERE e.relid = v.relid AND e.state = 'ready')
-    ORDER BY v.at, v.relid LIMIT 1;
-    IF NOT FOUND OR current_setting('transaction_isolation') <> 'read committed' THEN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
         RETURN;
     END IF;
-    BEGIN
-        SELECT count(*) INTO n FROM sync.verify_table(rel);
-        UPDATE sync.verified v SET at = clock_timestamp(), mended = v.mended + n,
-            mended_at = CASE WHEN n > 0 THEN clock_timestamp() ELSE v.mended_at END
-        WHERE v.relid = rel;
-        IF n > 0 THEN
-            RAISE WARNING 'rows of table % were changed past its triggers: the sums of % buckets were set right, and devices compare them', rel, n;
-        END IF;
-    EXCEPTION WHEN OTHERS THEN
-        GET STACKED DIAGNOSTICS words = MESSAGE_TEXT;
-        RAISE WARNING 'table % cannot be compared with its sums, which is tried again in a day: %', rel, words;
-        UPDATE sync.verified v SET at = now() - sync.verify_every() + interval '1 day' WHERE v.relid = rel;
-    END;
+    FOR rel IN
+        SELECT v.relid FROM sync.verified v
+        WHERE (v.at = '-infinity' OR sync.verify_every() > '0' AND v.at < now() - sync.verify_every())
+            AND EXISTS (SELECT FROM sync.entry e WHERE e.relid = v.relid AND e.state = 'ready')
+        ORDER BY v.at, v.relid
+    LOOP
+        PERFORM FROM sync.verified v WHERE v.relid = rel FOR UPDATE SKIP LOCKED;
+        CONTINUE WHEN NOT FOUND;
+        BEGIN
+            PERFORM set_config('lock_timeout', '1000', true);
+            SELECT count(*) INTO n FROM sync.verify_table(rel);
+            PERFORM set_config('lock_timeout', before, true);
+            UPDATE sync.verified v SET at = clock_timestamp(), mended = v.mended + n,
+                mended_at = CASE WHEN n > 0 THEN clock_timestamp() ELSE v.mended_at END
+            WHERE v.relid = rel;
+            IF n > 0 THEN
+                RAISE WARNING 'rows of table % were changed past its triggers: the sums of % buckets were set right, and devices compare them', rel, n;
+            END IF;
+            EXIT;
+        EXCEPTION WHEN lock_not_available THEN
+            RAISE WARNING 'table % cannot be compared with its sums while somebody keeps it locked: this is tried again', rel;
+        WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS words = MESSAGE_TEXT;
+            RAISE WARNING 'table % cannot be compared with its sums, which is tried again in a day: %', rel, words;
+            UPDATE sync.verified v SET at = now() - sync.verify_every() + interval '1 day' WHERE v.relid = rel;
+            EXIT;
+        END;
+    END LOOP;
 END
 $$;
 COMMENT ON FUNCTION sync.verify_next() IS 'Compares one table with its sums, if one is in doubt or its time has come; called by maintain.';
@@ -192,10 +205,11 @@ END
 $$;
 COMMENT ON FUNCTION sync.build_small() IS 'Makes the sums of small tables known; push calls it.';
 
--- One table that cannot be read must not stop the maintenance of all others.
+-- One table that cannot be read, or is kept locked, must not stop the maintenance of all others.
 CREATE FUNCTION sync.build_next(after integer) RETURNS integer
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    before CONSTANT text := current_setting('lock_timeout');
     next record;
     words text;
 BEGIN
@@ -204,12 +218,17 @@ BEGIN
         RETURN NULL;
     END IF;
     BEGIN
+        PERFORM set_config('lock_timeout', '1000', true);
         PERFORM sync.build(next.entry_id);
+        PERFORM set_config('lock_timeout', before, true);
     EXCEPTION WHEN invalid_transaction_state THEN
         RAISE;
+    WHEN lock_not_available THEN
+        RAISE WARNING 'sums of table % cannot be made known while somebody keeps it locked: this is tried again', next.relid;
     WHEN OTHERS THEN
         GET STACKED DIAGNOSTICS words = MESSAGE_TEXT;
-        UPDATE sync.entry e SET problem = words WHERE e.entry_id = next.entry_id;
+        UPDATE sync.entry e SET problem = words
+        WHERE e.entry_id = (SELECT f.entry_id FROM sync.entry f WHERE f.entry_id = next.entry_id FOR UPDATE SKIP LOCKED);
         RAISE WARNING 'sums of table % cannot be made known, which is tried again: %', next.relid, words;
     END;
     RETURN next.entry_id;

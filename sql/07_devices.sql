@@ -19,7 +19,7 @@ COMMENT ON FUNCTION sync.name_device(uuid, text) IS 'What people call a device.'
 CREATE FUNCTION sync.revoke_device(device uuid, wipe boolean DEFAULT true) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    UPDATE sync.device d SET revoked = coalesce(d.revoked, now()), wipe = coalesce(revoke_device.wipe, true)
+    UPDATE sync.device d SET revoked = coalesce(d.revoked, now()), wipe = coalesce(revoke_device.wipe, true), told = pg_current_xact_id()
     WHERE d.device = revoke_device.device;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'there is no device %: see sync.devices', device USING ERRCODE = 'undefined_object';
@@ -32,7 +32,7 @@ COMMENT ON FUNCTION sync.revoke_device(uuid, boolean) IS
 CREATE FUNCTION sync.admit_device(device uuid) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    UPDATE sync.device d SET revoked = NULL, wipe = false WHERE d.device = admit_device.device;
+    UPDATE sync.device d SET revoked = NULL, wipe = false, told = pg_current_xact_id() WHERE d.device = admit_device.device;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'there is no device %: see sync.devices', device USING ERRCODE = 'undefined_object';
     END IF;

@@ -210,11 +210,18 @@ COMMENT ON FUNCTION sync.all_changed() IS 'Follows what may concern any synced t
 CREATE FUNCTION sync.refuse_subscribed() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    before CONSTANT text := current_setting('lock_timeout');
     rel regclass;
 BEGIN
     IF EXISTS (SELECT FROM pg_subscription_rel) THEN
         FOR rel IN SELECT DISTINCT e.relid FROM sync.entry e WHERE e.state <> 'broken' AND sync.is_subscribed(e.relid) LOOP
-            PERFORM sync.table_changed(rel);
+            BEGIN
+                PERFORM set_config('lock_timeout', '1000', true);
+                PERFORM sync.table_changed(rel);
+                PERFORM set_config('lock_timeout', before, true);
+            EXCEPTION WHEN lock_not_available THEN
+                RAISE WARNING 'a subscription feeds table %, whose syncing ends once the table is not in use: this is tried again', rel;
+            END;
         END LOOP;
     END IF;
 END

@@ -123,6 +123,7 @@ BEGIN
     IF sync.has_moved() THEN
         -- Their transactions were another server's: none of them is still under way, and all come before whatever is done here.
         UPDATE sync.batch SET xid = '3', snapshot = '3:3:';
+        UPDATE sync.device SET told = NULL WHERE told IS NOT NULL;
     END IF;
     FOR rel IN
         SELECT t.relid FROM sync.synced_table t JOIN sync.captured c USING (relid) WHERE c.definition::jsonb ->> 'home' <> here

@@ -4,13 +4,16 @@
 
 use crate::error::{raise, spi};
 use crate::query::Kept;
-use crate::render::pinned;
+use crate::render::{pinned, with_settings};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use pgrx::JsonB;
 use serde_json::Value as Json;
 use std::cell::RefCell;
 use std::ffi::CStr;
+
+/// The setting in which a transport hands over a token's claims.
+const CLAIMS: &CStr = c"request.jwt.claims";
 
 thread_local! {
     /// While members are evaluated for a subscription: its parameters.
@@ -34,7 +37,7 @@ pub fn believed_claims() -> Option<Json> {
     if !is_believed() {
         return None;
     }
-    let text = setting(c"request.jwt.claims").filter(|t| !t.is_empty())?;
+    let text = setting(CLAIMS).filter(|t| !t.is_empty())?;
     if let Some((_, claims)) = READ.with(|read| read.borrow().clone()).filter(|(known, _)| *known == text) {
         return Some(claims);
     }
@@ -47,6 +50,49 @@ pub fn believed_claims() -> Option<Json> {
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             "request.jwt.claims is not a JSON object: the transport must set it to the verified token's claims",
         ),
+    }
+}
+
+/// What the settings are to say in which functions written for PostgREST and Supabase look for claims, as far as they say something else:
+/// anybody may have set them. The older ones, of all claims and of one each, are left alone where they say nothing; but `sub` is given.
+pub fn claim_settings(claims: Option<&Json>) -> Vec<(&'static CStr, String)> {
+    const OLDER: [(&CStr, &str); 4] = [
+        (c"request.jwt.claim", ""),
+        (c"request.jwt.claim.sub", "sub"),
+        (c"request.jwt.claim.role", "role"),
+        (c"request.jwt.claim.email", "email"),
+    ];
+    let whole = || claims.map(Json::to_string).unwrap_or_default();
+    let mut settings = vec![(CLAIMS, whole())];
+    for (name, claim) in OLDER {
+        let says = setting(name).unwrap_or_default();
+        if says.is_empty() && claim != "sub" {
+            continue;
+        }
+        let value = match (claim, claims.and_then(|claims| claims.get(claim))) {
+            ("", _) => whole(),
+            (_, None | Some(Json::Null)) => String::new(),
+            (_, Some(Json::String(text))) => text.clone(),
+            (_, Some(other)) => other.to_string(),
+        };
+        if says != value {
+            settings.push((name, value));
+        }
+    }
+    settings
+}
+
+/// Runs `f` where these settings say what is believed of who asks.
+pub fn with_believed_settings<R>(f: impl FnOnce() -> R) -> R {
+    let mut settings = claim_settings(believed_claims().as_ref());
+    let acted = ACTING.with(|a| a.borrow().is_some());
+    if !acted && is_believed() && crate::auth::proven_claims().is_none() {
+        // It was believed as it is.
+        settings.retain(|(name, _)| *name != CLAIMS);
+    }
+    match settings.is_empty() {
+        true => f(),
+        false => with_settings(&settings, f),
     }
 }
 
@@ -104,7 +150,7 @@ pub fn writing_user() -> String {
     if let Some(user) = ACTING.with(|a| a.borrow().as_ref().map(|(user, _)| user.clone())) {
         return user;
     }
-    let told = || serde_json::from_str::<Json>(&setting(c"request.jwt.claims").filter(|_| is_believed())?).ok();
+    let told = || serde_json::from_str::<Json>(&setting(CLAIMS).filter(|_| is_believed())?).ok();
     let sub = crate::auth::proven_claims().or_else(told).and_then(|mut claims| claims.get_mut("sub").map(Json::take));
     match sub {
         Some(Json::String(sub)) if !sub.is_empty() => sub,
@@ -170,10 +216,10 @@ pub fn acting_as<R>(user: &str, claims: Option<Json>, f: impl FnOnce() -> R) -> 
             ACTING.with(|a| *a.borrow_mut() = None);
         }
     }
-    let text = claims.as_ref().map(Json::to_string).unwrap_or_default();
+    let settings = claim_settings(claims.as_ref());
     let _clear = Clear;
     ACTING.with(|a| *a.borrow_mut() = Some((user.to_owned(), claims)));
-    crate::render::with_settings(&[("request.jwt.claims", &text)], f)
+    with_settings(&settings, f)
 }
 
 /// The role whose rights this function runs with.

@@ -371,10 +371,10 @@ pub fn pinned<R>(f: impl FnOnce() -> R) -> R {
 }
 
 /// Runs `f` under other settings. An ERROR inside undoes them with the (sub)transaction.
-pub fn with_settings<R>(settings: &[(&str, &str)], f: impl FnOnce() -> R) -> R {
-    let text = |text: &str| CString::new(text).unwrap_or_default();
-    let settings: Vec<(CString, CString)> = settings.iter().map(|(name, value)| (text(name), text(value))).collect();
-    set_within(settings.iter().map(|(name, value)| (name.as_c_str(), value.as_c_str())), f)
+pub fn with_settings<R>(settings: &[(&CStr, String)], f: impl FnOnce() -> R) -> R {
+    let text = |text: &String| CString::new(text.as_str()).unwrap_or_default();
+    let settings: Vec<(&CStr, CString)> = settings.iter().map(|(name, value)| (*name, text(value))).collect();
+    set_within(settings.iter().map(|(name, value)| (*name, value.as_c_str())), f)
 }
 
 /// Sets a parameter for the rest of the transaction, as SET LOCAL does.

@@ -60,7 +60,7 @@ fn viewer_of(asked: &Asked, user: &str, claims: &Json) -> Viewer {
             format!("sync.{function}: the role \"{name}\" is a superuser, to whom policies do not apply: name the users' role"),
         );
     }
-    Viewer::new(user.to_owned(), role, Some(claims.to_string()), asked.session.clone())
+    Viewer::new(user.to_owned(), role, Some(claims), asked.session.clone())
 }
 
 /// What is asked, by whom, and in which session.

@@ -8,6 +8,8 @@ use crate::query::{argument, operator, Argument, Kept, Query};
 use crate::render::{with_settings, Renderer};
 use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
+use serde_json::Value as Json;
+use std::ffi::CStr;
 use sync_shared::row;
 
 /// Settings of the session that functions of policies may depend on.
@@ -21,9 +23,8 @@ pub struct Session {
 pub struct Viewer {
     user: String,
     role: Oid,
-    /// For policies that read `request.jwt.claims`; empty where there are none to be believed.
-    claims: String,
-    session: Session,
+    /// What policies may depend on: the session's settings, and the claims that are believed.
+    settings: Vec<(&'static CStr, String)>,
 }
 
 /// How a viewer looks at one table.
@@ -47,8 +48,12 @@ impl Session {
 
 impl Viewer {
     /// A user with their role and claims.
-    pub fn new(user: String, role: Oid, claims: Option<String>, session: Session) -> Self {
-        Viewer { user, role, claims: claims.unwrap_or_default(), session }
+    pub fn new(user: String, role: Oid, claims: Option<&Json>, session: Session) -> Self {
+        let mut settings = identity::claim_settings(claims);
+        settings.push((c"row_security", "on".to_owned()));
+        settings.push((c"search_path", session.search_path));
+        settings.push((c"TimeZone", session.time_zone));
+        Viewer { user, role, settings }
     }
 
     /// The role's name.
@@ -79,13 +84,7 @@ impl Viewer {
     /// Runs `f` as the user, unable to become anybody else. The plan of a query that policies are part of is of one role: Postgres makes
     /// another for another.
     fn looking<R>(&self, f: impl FnOnce() -> R) -> R {
-        let settings = [
-            ("row_security", "on"),
-            ("search_path", &self.session.search_path),
-            ("TimeZone", &self.session.time_zone),
-            ("request.jwt.claims", &self.claims),
-        ];
-        identity::asked_by(&self.user, || with_settings(&settings, || as_role(self.role, f)))
+        identity::asked_by(&self.user, || with_settings(&self.settings, || as_role(self.role, f)))
     }
 }
 

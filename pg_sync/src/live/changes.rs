@@ -14,7 +14,7 @@ const FEW: u64 = 1_000;
 pub enum Changed {
     /// Ops in these buckets, perhaps none.
     Buckets(Vec<pgrx::Uuid>),
-    /// What everybody must look at: the schema, too many buckets, or the log does not reach back.
+    /// What everybody must look at: the schema, a device that was revoked or let in again, too many buckets, or the log does not reach back.
     Everything,
 }
 
@@ -26,14 +26,16 @@ pub fn between(before: &Snapshot, now: &Snapshot) -> Changed {
     let (sql, ids) = match committed(before, now) {
         Some(ids) if ids.is_empty() => return Changed::Buckets(Vec::new()),
         Some(ids) => (
-            "SELECT (SELECT h.xid::text FROM sync.horizon h), (SELECT g.xid = ANY ($1::xid8[]) FROM sync.generation g),
+            "SELECT (SELECT h.xid::text FROM sync.horizon h), (SELECT g.xid = ANY ($1::xid8[]) FROM sync.generation g)
+                     OR EXISTS (SELECT FROM sync.device d WHERE d.told = ANY ($1::xid8[])),
                  ARRAY(SELECT DISTINCT o.bucket FROM sync.op o WHERE o.xid = ANY ($1::xid8[]) LIMIT 10001)",
             ids,
         ),
         // Rows of transactions that still run are not visible in this snapshot.
         None => (
             "SELECT (SELECT h.xid::text FROM sync.horizon h),
-                 (SELECT g.xid >= ($1::xid8[])[1] OR g.xid = ANY ($1::xid8[]) FROM sync.generation g),
+                 (SELECT g.xid >= ($1::xid8[])[1] OR g.xid = ANY ($1::xid8[]) FROM sync.generation g)
+                     OR EXISTS (SELECT FROM sync.device d WHERE d.told >= ($1::xid8[])[1] OR d.told = ANY ($1::xid8[])),
                  ARRAY(SELECT DISTINCT o.bucket FROM (
                      SELECT l.bucket FROM sync.op l WHERE l.xid >= ($1::xid8[])[1]
                      UNION ALL SELECT l.bucket FROM sync.op l WHERE l.xid = ANY ($1::xid8[])) o LIMIT 10001)",
@@ -50,9 +52,9 @@ pub fn between(before: &Snapshot, now: &Snapshot) -> Changed {
             row.get::<Vec<pgrx::Uuid>>(3)?.unwrap_or_default(),
         ))
     });
-    let (horizon, generation, buckets) = spi("reading what changed", found);
+    let (horizon, concerns_all, buckets) = spi("reading what changed", found);
     let horizon = horizon.and_then(|h| h.parse::<u64>().ok()).unwrap_or(u64::MAX);
-    if before.xmin < horizon || generation != Some(false) || buckets.len() > BUCKETS {
+    if before.xmin < horizon || concerns_all != Some(false) || buckets.len() > BUCKETS {
         return Changed::Everything;
     }
     Changed::Buckets(buckets)

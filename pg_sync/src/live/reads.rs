@@ -2,7 +2,8 @@
 //!
 //! A membership change is in no op: nothing is captured on tables that are only read by members. So their counters of written rows are
 //! watched, which Postgres keeps anyway and writers report within a second or so (ten where they fall idle). It is a hint: what members
-//! read inside functions, and the clock, it does not show.
+//! read inside functions, and the clock, it does not show. A table that somebody keeps locked is not in the list, if it was in none
+//! before, until the lock can be had; then members may have changed.
 #![allow(unsafe_code)]
 
 use crate::error::{raise, spi};
@@ -16,27 +17,55 @@ use std::time::{Duration, Instant};
 
 /// How long the list of tables is used: a view among them may be replaced.
 const LIST_AGE: Duration = Duration::from_secs(60);
+/// The same of a list that could not be made whole, because somebody held a lock.
+const PART_AGE: Duration = Duration::from_secs(2);
 
-thread_local! {
-    /// Of which generation of the schema the list is, since when, and the list.
-    static LIST: RefCell<Option<(i64, Instant, Vec<pg_sys::Oid>)>> = const { RefCell::new(None) };
+/// The tables that members read.
+#[derive(Clone)]
+struct List {
+    /// Of the schema.
+    generation: i64,
+    until: Instant,
+    tables: Vec<pg_sys::Oid>,
 }
 
-/// A number that is another one once the tables that members read were written to.
+thread_local! {
+    static LIST: RefCell<Option<List>> = const { RefCell::new(None) };
+}
+
+/// A number that is another one once the tables that members read were written to, and once their list is another one.
 pub fn activity() -> i64 {
     let generation = crate::catalog::generation();
-    let known = LIST.with(|list| {
-        list.borrow().as_ref().filter(|(g, since, _)| *g == generation && since.elapsed() < LIST_AGE).map(|(_, _, l)| l.clone())
-    });
-    let list = known.unwrap_or_else(|| {
-        let found =
-            Spi::connect(|c| c.select(Kept("SELECT sync.members_read()"), Some(1), &[])?.first().get_one::<Vec<pg_sys::Oid>>());
-        let list = spi("reading what members read", found).unwrap_or_default();
-        LIST.with(|l| *l.borrow_mut() = Some((generation, Instant::now(), list.clone())));
-        list
-    });
-    let found = Spi::connect(|c| c.select(Kept("SELECT sync.written($1)"), Some(1), &[list.into()])?.first().get_one::<i64>());
+    let last = LIST.with(|list| list.borrow().clone()).filter(|list| list.generation == generation);
+    let list = match last {
+        Some(list) if Instant::now() < list.until => list,
+        last => read(generation, last),
+    };
+    let counted = Kept("SELECT sync.written($1)");
+    let found = Spi::connect(|c| c.select(counted, Some(1), &[list.tables.into()])?.first().get_one::<i64>());
     spi("reading the counters of tables", found).unwrap_or(0)
+}
+
+/// The list anew. What a lock hides is taken from the last list, and looked for again soon.
+fn read(generation: i64, last: Option<List>) -> List {
+    let sql = Kept("SELECT relations, complete FROM sync.members_read()");
+    let found = Spi::connect(|c| {
+        let row = c.select(sql, Some(1), &[])?.first();
+        Ok::<_, pgrx::spi::Error>((row.get::<Vec<pg_sys::Oid>>(1)?.unwrap_or_default(), row.get::<bool>(2)?))
+    });
+    let (mut tables, complete) = spi("reading what members read", found);
+    let mut age = LIST_AGE;
+    if complete != Some(true) {
+        age = PART_AGE;
+        for table in last.map(|list| list.tables).unwrap_or_default() {
+            if !tables.contains(&table) {
+                tables.push(table);
+            }
+        }
+    }
+    let list = List { generation, until: Instant::now() + age, tables };
+    LIST.with(|l| *l.borrow_mut() = Some(list.clone()));
+    list
 }
 
 /// The relations that a query reads, as far as the query itself says. It is parsed with the rights of `owner`, and not run.

@@ -2,7 +2,7 @@
 
 use crate::catalog::Rule;
 use crate::error::{named, raise};
-use crate::identity::{as_role, asked_by, with_params};
+use crate::identity::{as_role, asked_by, with_believed_settings, with_params};
 use crate::query::Query;
 use crate::quick::QuickSet;
 use crate::rules::members_query;
@@ -31,10 +31,7 @@ pub fn of(user: &str, rules: &[Rule], subscriptions: &[Subscription]) -> Vec<Mem
             format!("a device may have {most} subscriptions, this one has {has}"),
         );
     }
-    let mut members = asked_by(user, || all(rules, subscriptions));
-    if members.len() > limits::BUCKETS {
-        error!("the user may hold {} buckets, the limit is {}", members.len(), limits::BUCKETS);
-    }
+    let mut members = asked_by(user, || with_believed_settings(|| all(rules, subscriptions)));
     members.sort_unstable_by_key(|m| (m.priority, m.id));
     members
 }
@@ -46,6 +43,9 @@ fn all(rules: &[Rule], subscriptions: &[Subscription]) -> Vec<Member> {
         let mut add = |key: &[u8]| {
             let id = bucket_id(&rule.name, key);
             if seen.insert(id) {
+                if members.len() == limits::BUCKETS {
+                    too_many(rule);
+                }
                 members.push(Member { id, priority: rule.priority, rule: position, key: key.to_vec() });
             }
         };
@@ -62,6 +62,18 @@ fn all(rules: &[Rule], subscriptions: &[Subscription]) -> Vec<Member> {
         }
     }
     members
+}
+
+fn too_many(rule: &Rule) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+        format!(
+            "rule \"{}\": with it the user may hold more than {} buckets, and no device holds more: let its members give fewer keys, or let \
+             a bucket's key stand for more rows",
+            rule.name,
+            limits::BUCKETS
+        ),
+    )
 }
 
 /// Whether members depend on what the device subscribes to.

@@ -226,3 +226,43 @@ fn nobody_else_learns_which_buckets_change() {
     };
     assert!(channel(&served.db).len() > 36);
 }
+
+/// Whoever may write to a table may lock it, and keep the lock.
+#[test]
+fn a_lock_that_somebody_keeps_is_not_waited_for_and_none_is_kept() {
+    let served = served(Cluster::shared());
+    served.lists(1);
+    served.db.run(
+        "CREATE TABLE staff (user_id text, list_id int) PARTITION BY LIST (list_id);
+         CREATE TABLE staff_1 PARTITION OF staff FOR VALUES IN (1);
+         CREATE TABLE staff_2 PARTITION OF staff FOR VALUES IN (2);
+         CREATE TABLE guest (user_id text, list_id int)",
+    );
+    for (rule, table) in [("staff", "staff"), ("guest", "guest")] {
+        served.db.run(&format!(
+            "SELECT sync.create_bucket('{rule}', members => 'SELECT m.list_id FROM {table} m WHERE m.user_id = sync.user_id()');
+             SELECT sync.add_table('{rule}', 'list', key => 'id')"
+        ));
+    }
+    let (mut client, mut holder) = (served.db.connect_as(&served.relay), served.db.connect());
+    holder.batch_execute("BEGIN; LOCK TABLE staff_2, guest IN ACCESS EXCLUSIVE MODE").expect("locked");
+    client.batch_execute("SET statement_timeout = '15s'").expect("a limit");
+    let begin = Instant::now();
+    let mut transaction = client.transaction().expect("a transaction");
+    let head: String = transaction.query_one("SELECT head FROM sync.changed_since(NULL)", &[]).expect("an answer").get(0);
+    assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+    let locks = "SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND relation IN
+        ('staff'::regclass, 'staff_1'::regclass, 'member'::regclass)";
+    assert_eq!(transaction.query_one(locks, &[]).expect("a number").get::<_, i64>(0), 0, "locks are kept");
+    transaction.commit().expect("a commit");
+    // What was written under the lock, and what is written after it, is told once the lock is gone.
+    holder.batch_execute("INSERT INTO guest VALUES ('ann', 1); COMMIT").expect("a commit");
+    let news = since(&mut client, Some(&head), 10_000);
+    assert!(news.members, "members may have changed");
+    let mut head = news.head;
+    while since(&mut client, Some(&head), 3000).members {
+        head = since(&mut client, Some(&head), 0).head;
+    }
+    served.db.run("INSERT INTO staff VALUES ('ann', 2)");
+    assert!(since(&mut client, Some(&head), 10_000).members, "both tables are watched again");
+}

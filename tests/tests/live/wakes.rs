@@ -167,6 +167,24 @@ fn a_subscription_is_told_with_the_devices_own_request() {
 
 /// Java's own client asks for HTTP/2 in passing.
 #[test]
+fn a_device_that_is_revoked_learns_it_at_once() {
+    let served = served(Cluster::shared());
+    served.lists(1);
+    let gateway = served.gateway(&["--members-every", "3600"]);
+    let (device, token) = (Device::new("user1"), served.token("user1"));
+    let events = Events::open(&gateway, &token);
+    gateway.sync(&device, &token).expect("a sync");
+    gateway.sync(&device, &token).expect("a sync");
+    assert_eq!(device.value("SELECT count(*) FROM list"), "1");
+    while events.next(Duration::from_secs(2)) {}
+    let id = device.value("SELECT value FROM sync_status WHERE name = 'device'");
+    served.db.run(&format!("SELECT sync.revoke_device('{id}')"));
+    assert!(events.next(SOON), "it is woken");
+    let answer = gateway.pull(&device, &token).expect("an answer");
+    assert_eq!(answer.0["wiped"].as_bool(), Some(true), "{answer:?}");
+}
+
+#[test]
 fn another_upgrade_is_left_aside() {
     use std::io::{BufRead, Write};
     let served = served(Cluster::shared());

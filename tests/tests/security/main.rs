@@ -1,6 +1,7 @@
 //! Who may see and write what: one test for each line of the checklist in SECURITY.md.
 
 mod access;
+mod claims;
 mod devices;
 mod dids;
 mod encrypted;

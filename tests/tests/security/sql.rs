@@ -1,7 +1,7 @@
 //! What somebody with a login of the database and nothing else can do: nothing.
 
 use sync_shared::hash::{bucket_id, SetDigest};
-use sync_shared::message::{Delta, Notice, PartRanges, PartSum, PullRequest};
+use sync_shared::message::{Delta, Differ, Notice, PartRanges, PartSum, PullRequest, PushRequest};
 use sync_shared::ranges::RangeSums;
 use sync_shared::{envelope, row, Value};
 use sync_tests::compare::{assert_alike, server_rows, server_value};
@@ -29,6 +29,41 @@ fn nobody_can_stop_maintenance_by_holding_a_lock() {
         .batch_execute("SET lock_timeout = '5s'; SELECT sync.maintain(); SELECT * FROM sync.verify_table('note')")
         .expect("maintained");
     assert_eq!(server_value(&mut server, "SELECT string_agg(state, ' ') FROM sync.rules"), "ready");
+}
+
+/// A transport may keep the transaction of a push open for ever, and whoever may write to a table may lock it.
+#[test]
+fn a_transaction_that_is_kept_open_does_not_stop_maintenance() {
+    let db = Cluster::shared().database();
+    db.run("CREATE TABLE note (id int PRIMARY KEY, body text); CREATE TABLE page (id int PRIMARY KEY); CREATE TABLE late (id int PRIMARY KEY)");
+    db.run("INSERT INTO note VALUES (1, 'x'); SELECT sync.create_bucket('all')");
+    db.run("SELECT sync.add_table('all', 'note'), sync.add_table('all', 'page')");
+    db.run("SELECT sync.maintain(); UPDATE sync.verified SET at = now() - interval '2 days'");
+    let (mut server, mut holder, mut push) = (db.connect(), db.connect(), db.connect());
+    let entry =
+        server_value(&mut server, "SELECT entry_id FROM sync.entry WHERE relid = 'note'::regclass").parse().expect("a number");
+    let parts = vec![PartSum { bucket: bucket_id("all", &[]), entry, content: Default::default() }];
+    let differ = Some(Differ { subscriptions: vec![], parts });
+    let request = PushRequest { device: uuid::Uuid::new_v4(), batches: vec![], wants: vec![], held: vec![], differ };
+    push.batch_execute("BEGIN").expect("begun");
+    push.execute("SELECT sync.push($1)", &[&envelope::encode(&request).expect("bytes")]).expect("an answer");
+    assert_eq!(server_value(&mut push, "SELECT count(*) FROM sync.verified WHERE at = '-infinity'"), "1", "it is in doubt there");
+    // Both are due; the sums of a third table are not known yet, and somebody keeps it and `page` locked.
+    db.run("UPDATE sync.verified SET at = now() - interval '40 days' WHERE relid = 'page'::regclass; SELECT sync.add_table('all', 'late')");
+    holder.batch_execute("BEGIN; LOCK TABLE late, page IN ACCESS EXCLUSIVE MODE").expect("locked");
+    server
+        .batch_execute("SET statement_timeout = '20s'; SET sync.verify_every = '1 day'; SELECT sync.maintain()")
+        .expect("maintained");
+    let states = "SELECT e.relid::regclass, e.state, e.problem IS NULL FROM sync.entry e ORDER BY e.entry_id";
+    assert_eq!(server_rows(&mut server, states), [["note", "ready", "t"], ["page", "ready", "t"], ["late", "building", "t"]]);
+    let log = "SELECT count(*) > 1 FROM sync.checkpoint";
+    assert_eq!(server_value(&mut server, log), "t", "it came to its end");
+    for client in [&mut holder, &mut push] {
+        client.batch_execute("COMMIT").expect("an end");
+    }
+    server.batch_execute("SELECT sync.maintain(), sync.maintain()").expect("maintained");
+    assert_eq!(server_value(&mut server, "SELECT count(*) FROM sync.verified WHERE at < now() - interval '1 day'"), "0");
+    assert_eq!(server_value(&mut server, "SELECT string_agg(DISTINCT state, ' ') FROM sync.entry"), "ready");
 }
 
 #[test]

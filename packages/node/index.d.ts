@@ -40,6 +40,8 @@ export interface Options {
 export function connect(path: string, options: Options): Promise<Database>
 
 export class Database extends EventEmitter {
+  /** To be made by `connect`. */
+  private constructor()
   /** The connection: better-sqlite3's or node:sqlite's. What is written through it is noticed within `poll`. */
   readonly sqlite: any
   readonly status: Status

@@ -26,7 +26,7 @@ const fn tests(name: &'static str, command: fn(&Path) -> Result<Command, String>
     Client { name, expected: Expected::Tests, command }
 }
 
-pub const CLIENTS: [Client; 14] = [
+pub const CLIENTS: [Client; 15] = [
     client("shell", "shell/client.sh", shell),
     client("python", "python/client.py", python),
     client("apsw", "python/client.py", apsw),
@@ -40,6 +40,7 @@ pub const CLIENTS: [Client; 14] = [
     client("c-linked", "c/client.c", c_linked),
     tests("python-package", python_package),
     tests("node-package", node_package),
+    tests("node-types", node_types),
     tests("live", live),
 ];
 
@@ -145,6 +146,18 @@ fn ours() -> (PathBuf, &'static str) {
 fn node_package(_: &Path) -> Result<Command, String> {
     let mut command = node_with(&[ours()])?;
     command.args(["--test", "--test-reporter=spec", "node_modules/@pg-sync/client/test/client.test.mjs"]);
+    Ok(command)
+}
+
+/// A program with types: the compiler says whether it may be run.
+fn node_types(_: &Path) -> Result<Command, String> {
+    let node = node_with(&[ours()])?;
+    let types = packages("types")?.join("node_modules");
+    let compiler = types.join(".bin/tsc");
+    needs(&compiler.to_string_lossy(), &["--version"], "TypeScript could not be installed")?;
+    let mut command = Command::new("sh");
+    command.current_dir(node.get_current_dir().ok_or("no folder")?.join("node_modules/@pg-sync/client"));
+    command.args(["-c", "\"$0\" --project . --typeRoots \"$1\" && node typed/typed.mjs"]).arg(compiler).arg(types.join("@types"));
     Ok(command)
 }
 

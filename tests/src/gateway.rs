@@ -9,7 +9,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-const SECRET: &str = "a secret of at least thirty-two bytes";
+/// What tokens are signed with.
+pub const SECRET: &str = "a secret of at least thirty-two bytes";
 
 /// What the server needs to be served through a gateway: a key for tokens, a login for the gateway, a role for its users.
 pub struct Served<'a> {

@@ -4,6 +4,7 @@
 //! - [`cluster`]: a throwaway Postgres server with the extension, and databases in it
 //! - [`device`]: a SQLite file with the extension loaded, and the sync loop
 //! - [`gateway`]: the gateway as a process, and an HTTP client
+//! - [`conversations`]: the example for the desktop, and its commands as a process
 //! - [`compare`]: whether a device holds what a query on the server says
 //! - [`replica`]: standbys, base backups, restores to a point in time
 //! - [`tools`]: pg_dump, pg_restore and pg_upgrade
@@ -17,6 +18,7 @@
 pub mod build;
 pub mod cluster;
 pub mod compare;
+pub mod conversations;
 pub mod device;
 pub mod gateway;
 pub mod memory;

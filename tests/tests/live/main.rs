@@ -1,5 +1,6 @@
 //! Devices that are told when to ask: what the server offers for it, and the gateway.
 
+mod desktop;
 mod direct;
 mod ends;
 mod gateway;

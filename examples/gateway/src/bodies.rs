@@ -144,6 +144,10 @@ pub async fn receive(gateway: &Gateway, turn: &Turn, headers: &HeaderMap, mut bo
         if large && !taken.grow(&gateway.room.large, size) {
             return Err(Refusal::later("too much is being received already: ask again later", 1));
         }
+        if large {
+            // All that is to come: growing step by step may take twice as much.
+            bytes.reserve_exact(told.unwrap_or(0).saturating_sub(bytes.len()));
+        }
         bytes.extend_from_slice(&data);
     }
     Ok(Held { bytes: bytes.into(), _room: taken })

@@ -22,6 +22,9 @@ const LET_GO: Duration = Duration::from_secs(5);
 /// What was not stopped is asked to stop again.
 const AGAIN: Duration = Duration::from_millis(500);
 
+/// A connection over which more than this was sent is not used again.
+const LARGE: usize = 4 << 20;
+
 /// What is asked in a token's name.
 pub struct Ask {
     /// Whether the transaction is `READ ONLY`.
@@ -36,14 +39,27 @@ pub struct Ask {
     pub limit: Duration,
 }
 
+/// What Postgres answered.
+pub struct Answer {
+    /// Whose token it is.
+    pub user: String,
+    /// What the call answered.
+    pub row: Row,
+}
+
 /// Runs a call to its end. When the other end of `gone` is dropped, nobody waits for it.
-pub async fn run(client: Object, address: &Address, ask: Ask, gone: oneshot::Receiver<()>) -> Result<Row, Refusal> {
+pub async fn run(client: Object, address: &Address, ask: Ask, gone: oneshot::Receiver<()>) -> Result<Answer, Refusal> {
     let deadline = Instant::now() + ask.limit + GRACE;
     let mut asked = Box::pin(transaction(&client, &ask));
     let late = tokio::select! {
         answer = &mut asked => {
-            let row = answer.map_err(|e| failed(&client, &e))?;
-            return row.ok_or_else(|| Refusal::later("the server gave no answer: ask again later", 1));
+            drop(asked);
+            let answer = answer.map_err(|e| failed(&client, &e))?;
+            if ask.message.is_some_and(|held| held.bytes.len() > LARGE) {
+                // The driver would keep that much memory for each connection.
+                drop(Object::take(client));
+            }
+            return answer.ok_or_else(|| Refusal::later("the server gave no answer: ask again later", 1));
         }
         () = tokio::time::sleep_until(deadline) => true,
         _ = gone => false,
@@ -67,7 +83,7 @@ pub async fn run(client: Object, address: &Address, ask: Ask, gone: oneshot::Rec
     Err(Refusal::slow())
 }
 
-async fn transaction(client: &Client, ask: &Ask) -> Result<Option<Row>, Error> {
+async fn transaction(client: &Client, ask: &Ask) -> Result<Option<Answer>, Error> {
     let (limit, idle) = (ask.limit.as_millis(), (ask.limit + GRACE).as_millis());
     let begin = format!(
         "BEGIN{}; SET LOCAL statement_timeout = {limit}; SET LOCAL idle_in_transaction_session_timeout = {idle}",
@@ -83,11 +99,11 @@ async fn transaction(client: &Client, ask: &Ask) -> Result<Option<Row>, Error> {
         client.batch_execute("COMMIT"),
     );
     begun?;
-    known?;
-    let row = answered?.into_iter().next();
+    let (known, answered) = (known?.into_iter().next(), answered?.into_iter().next());
     // Only what is committed is answered.
     ended?;
-    Ok(row)
+    let (Some(known), Some(row)) = (known, answered) else { return Ok(None) };
+    Ok(Some(Answer { user: known.try_get(0)?, row }))
 }
 
 fn failed(client: &Client, error: &Error) -> Refusal {

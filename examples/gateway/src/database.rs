@@ -5,12 +5,13 @@
 
 use crate::address::Address;
 use crate::bodies::Held;
-use crate::call::{self, Ask};
+use crate::call::{self, Answer, Ask};
 use crate::hub::Asker;
 use crate::refusal::Refusal;
 use crate::settings::Settings;
 use crate::turns::Turn;
 use deadpool_postgres::{Object, Pool, PoolError, Runtime, Timeouts};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, Mutex, Semaphore};
@@ -22,6 +23,9 @@ const LOOKUP: Duration = Duration::from_secs(2);
 /// How long an answer about the database's health counts: whoever asks more often costs nothing.
 const HEALTH: Duration = Duration::from_secs(1);
 
+/// Where no connection is free, the last answer says that the database is well, if it is not older than this, in seconds.
+const BUSY: u64 = 10;
+
 /// The pool, and how to make connections beside it.
 pub struct Database {
     pool: Pool,
@@ -30,6 +34,9 @@ pub struct Database {
     timeout: Duration,
     address: Address,
     watch: Address,
+    began: Instant,
+    /// When a call last had an answer, in seconds since then.
+    answered: AtomicU64,
     /// When somebody last asked, and what came of it.
     health: Arc<Mutex<Option<(Instant, bool)>>>,
 }
@@ -68,7 +75,16 @@ impl Database {
         let pool = Pool::builder(address.manager()).max_size(settings.pool as usize).timeouts(timeouts);
         let pool = pool.runtime(Runtime::Tokio1).build().map_err(|e| format!("no pool can be made: {e}"))?;
         let places = Arc::new(Semaphore::new(settings.pool as usize + settings.queue as usize));
-        Ok(Database { pool, places, timeout: settings.timeout(), address, watch, health: Arc::default() })
+        Ok(Database {
+            pool,
+            places,
+            timeout: settings.timeout(),
+            address,
+            watch,
+            began: Instant::now(),
+            answered: AtomicU64::new(0),
+            health: Arc::default(),
+        })
     }
 
     /// A connection of the pool. Whoever stops waiting for it has taken nothing.
@@ -100,16 +116,16 @@ impl Database {
             Call::Push => (false, "SELECT sync.push($1)"),
         };
         let ask = Ask { only_reads, token: turn.token.clone(), sql, message: Some(message), limit: self.timeout };
-        self.as_user(ask, Some(turn)).await
+        self.as_user(ask, Some(turn)).await.map(|answer| answer.row)
     }
 
-    /// The buckets that the token's user may hold; `request` says what the device subscribes to.
-    pub async fn buckets(&self, asker: &Asker, turn: Option<&Turn>) -> Result<Vec<u128>, Refusal> {
+    /// The token's user, and the buckets that this user may hold.
+    pub async fn buckets(&self, asker: &Asker, turn: Option<&Turn>) -> Result<(String, Vec<u128>), Refusal> {
         let (sql, message) = ("SELECT sync.my_buckets($1)", asker.request.clone().map(Held::from));
         let ask = Ask { only_reads: true, token: asker.token.clone(), sql, message, limit: self.timeout.min(LOOKUP) };
-        let row = self.as_user(ask, turn).await?;
+        let Answer { user, row } = self.as_user(ask, turn).await?;
         let buckets: Vec<Bucket> = row.try_get(0).map_err(|e| Refusal::of(&e))?;
-        Ok(buckets.into_iter().map(|id| id.0).collect())
+        Ok((user, buckets.into_iter().map(|id| id.0).collect()))
     }
 
     /// Whether a token counts.
@@ -119,13 +135,14 @@ impl Database {
         self.as_user(ask, Some(turn)).await.map(|_| ())
     }
 
-    async fn as_user(&self, ask: Ask, turn: Option<&Turn>) -> Result<Row, Refusal> {
+    async fn as_user(&self, ask: Ask, turn: Option<&Turn>) -> Result<Answer, Refusal> {
         let busy = |seconds| Refusal::later("too many wait already: ask again later", seconds);
         let place = self.places.clone().try_acquire_owned().map_err(|_| busy(1))?;
-        let leave = match turn {
-            Some(turn) => tokio::time::timeout(self.timeout, turn.connection()).await.map_err(|_| busy(2))?,
-            None => None,
-        };
+        let (mut place, mut leave) = ((place, None), None);
+        if let Some(turn) = turn {
+            place.1 = Some(turn.place().ok_or_else(|| busy(1))?);
+            leave = tokio::time::timeout(self.timeout, turn.connection()).await.map_err(|_| busy(2))?;
+        }
         let client = self.connection().await?;
         // A task of its own: when whoever asked is gone, this future is dropped, and what is half done must not be.
         let (asker, gone) = oneshot::channel::<()>();
@@ -137,6 +154,10 @@ impl Database {
         });
         let answer = task.await.unwrap_or_else(|_| Err(Refusal::later("the gateway failed: ask again later", 2)));
         drop(asker);
+        if answer.is_ok() {
+            turn.inspect(|turn| turn.is_known());
+            self.answered.store(self.began.elapsed().as_secs(), Ordering::Relaxed);
+        }
         answer
     }
 
@@ -146,13 +167,16 @@ impl Database {
         if let Some((_, well)) = known.filter(|(at, _)| at.elapsed() < HEALTH) {
             return well;
         }
+        // That all connections are busy is no illness while there are answers.
+        let answers = self.began.elapsed().as_secs().saturating_sub(self.answered.load(Ordering::Relaxed)) < BUSY;
         let pool = self.pool.clone();
         // A task of its own, as for calls.
         let asked = tokio::spawn(async move {
             let client = tokio::time::timeout(Duration::from_secs(3), pool.get()).await;
             let well = match client {
                 Ok(Ok(client)) => call::is_well(client).await,
-                _ => false,
+                Ok(Err(_)) => false,
+                Err(_) => answers,
             };
             *known = Some((Instant::now(), well));
             well

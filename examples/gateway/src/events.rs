@@ -5,7 +5,7 @@
 //! `POST /sync/events`, or as a message of up to 64 KiB on the WebSocket, again when they change.
 
 use crate::bodies::receive;
-use crate::hub::{Asker, Place, User};
+use crate::hub::{Asker, Place};
 use crate::metrics::add;
 use crate::refusal::Refusal;
 use crate::routes::token;
@@ -65,8 +65,8 @@ pub async fn events(State(gateway): State<Arc<Gateway>>, request: Request) -> Re
 
 async fn enter(gateway: &Arc<Gateway>, turn: &Turn, request: Option<Bytes>) -> Result<Place, Refusal> {
     let asker = Asker { token: turn.token.clone(), request };
-    let buckets = gateway.database.buckets(&asker, Some(turn)).await?;
-    let place = gateway.hub.enter(user_of(&asker.token), asker, buckets)?;
+    let (user, buckets) = gateway.database.buckets(&asker, Some(turn)).await?;
+    let place = gateway.hub.enter(user.into(), asker, buckets)?;
     add(&gateway.metrics.streams, 1);
     Ok(place)
 }
@@ -134,25 +134,11 @@ async fn again(gateway: &Arc<Gateway>, token: &Arc<str>, request: &[u8]) -> Resu
     enter(gateway, &gateway.turns.take(token)?, Some(Bytes::copy_from_slice(request))).await
 }
 
-/// What a token says.
-fn claims(token: &str) -> serde_json::Value {
-    let payload = token.split('.').nth(1).map(decode).unwrap_or_default();
-    serde_json::from_slice(&payload).unwrap_or_default()
-}
-
-/// Whose a token is that Postgres has verified: by its issuer and subject.
-fn user_of(token: &Arc<str>) -> User {
-    let claims = claims(token);
-    match (claims["iss"].as_str(), claims["sub"].as_str()) {
-        (None, None) => User(token.clone()),
-        (issuer, subject) => User(format!("{} {}", issuer.unwrap_or_default(), subject.unwrap_or_default()).into()),
-    }
-}
-
 /// When a token that Postgres has verified ends. It is asked about nothing else here.
 fn end_of(token: &str) -> Instant {
     let far = Duration::from_secs(24 * 3600);
-    let claims = claims(token);
+    let payload = token.split('.').nth(1).map(decode).unwrap_or_default();
+    let claims: serde_json::Value = serde_json::from_slice(&payload).unwrap_or_default();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let left = claims["exp"].as_f64().map_or(far, |exp| {
         Duration::from_secs_f64((exp + LEEWAY.as_secs_f64() - now.as_secs_f64()).clamp(0.0, far.as_secs_f64()))

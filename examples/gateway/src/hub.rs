@@ -1,10 +1,12 @@
 //! Who is connected, and which buckets concern whom. Nothing of it outlives the connections.
 
 use crate::bodies::{Room, Taken};
+use crate::counts::{Counted, Counts};
 use crate::refusal::Refusal;
 use bytes::Bytes;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -21,8 +23,7 @@ const STRIKES: u8 = 3;
 /// All streams of events.
 pub struct Hub {
     inner: Mutex<Inner>,
-    /// Streams of one user.
-    each: usize,
+    users: Arc<Counts<User>>,
     room: Arc<Room>,
     /// Somebody came, where there was nobody.
     pub arrived: Notify,
@@ -33,22 +34,20 @@ struct Inner {
     next: u32,
     streams: HashMap<u32, Stream>,
     interested: HashMap<u128, Vec<u32>>,
-    users: HashMap<User, usize>,
 }
 
 struct Stream {
     bell: Arc<Bell>,
     asker: Asker,
-    user: User,
+    user: Counted<User>,
     buckets: Box<[u128]>,
     /// Of what it keeps.
     room: Taken,
     strikes: u8,
 }
 
-/// Whose a stream is: what a token says that Postgres has verified.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct User(pub Arc<str>);
+/// Whose a stream is, as Postgres said.
+type User = Arc<str>;
 
 /// With what a stream's buckets are looked up.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -63,18 +62,22 @@ pub struct Asker {
 #[derive(Default)]
 pub struct Bell {
     notify: Notify,
-    over: std::sync::atomic::AtomicBool,
+    /// It is rung, or will be.
+    rung: AtomicBool,
+    over: AtomicBool,
 }
 
 impl Bell {
     /// Waits. False: the stream is to end.
     pub async fn wait(&self) -> bool {
         self.notify.notified().await;
-        !self.over.load(std::sync::atomic::Ordering::Acquire)
+        // What is committed from here on rings again; what was before, the device's next pull brings.
+        self.rung.store(false, Ordering::SeqCst);
+        !self.over.load(Ordering::Acquire)
     }
 
     fn end(&self) {
-        self.over.store(true, std::sync::atomic::Ordering::Release);
+        self.over.store(true, Ordering::Release);
         self.notify.notify_one();
     }
 }
@@ -92,12 +95,6 @@ impl Drop for Place {
         let mut inner = self.hub.inner();
         if let Some(stream) = inner.streams.remove(&self.id) {
             inner.forget(self.id, &stream.buckets);
-            if let Entry::Occupied(mut count) = inner.users.entry(stream.user) {
-                *count.get_mut() -= 1;
-                if *count.get() == 0 {
-                    count.remove();
-                }
-            }
         }
     }
 }
@@ -129,7 +126,7 @@ impl Asker {
 impl Hub {
     /// With so many streams of one user, and room for what streams keep.
     pub fn new(each: u32, room: Arc<Room>) -> Hub {
-        Hub { inner: Mutex::default(), each: each as usize, room, arrived: Notify::default() }
+        Hub { inner: Mutex::default(), users: Arc::new(Counts::new(each)), room, arrived: Notify::default() }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -142,13 +139,11 @@ impl Hub {
         buckets.dedup();
         let room = self.room.stream(asker.keeps(&buckets));
         let room = room.ok_or_else(|| Refusal::later("too many streams are open: ask again later", 30))?;
+        let user = self.users.take(user);
+        let too_many = || Refusal::too_many("too many streams of this user are open: close one, or ask again later", 30);
+        let user = user.ok_or_else(too_many)?;
         let bell = Arc::new(Bell::default());
         let mut inner = self.inner();
-        let count = inner.users.entry(user.clone()).or_default();
-        if *count >= self.each {
-            return Err(Refusal::too_many("too many streams of this user are open: close one, or ask again later", 30));
-        }
-        *count += 1;
         let id = inner.next;
         inner.next = inner.next.wrapping_add(1);
         inner.remember(id, &buckets);
@@ -212,8 +207,8 @@ impl Hub {
     /// A lookup for these streams took too long, which counts for all streams of the user. Ends those where that was so a few times.
     pub fn strike(&self, ids: &[u32]) {
         let mut inner = self.inner();
-        let users: HashSet<User> = ids.iter().filter_map(|id| Some(inner.streams.get(id)?.user.clone())).collect();
-        for stream in inner.streams.values_mut().filter(|stream| users.contains(&stream.user)) {
+        let users: HashSet<User> = ids.iter().filter_map(|id| Some(inner.streams.get(id)?.user.key().clone())).collect();
+        for stream in inner.streams.values_mut().filter(|stream| users.contains(stream.user.key())) {
             stream.strikes = stream.strikes.saturating_add(1);
             if stream.strikes >= STRIKES {
                 stream.bell.end();
@@ -257,8 +252,9 @@ impl Hub {
     }
 }
 
-/// Rings all, not all at once.
-fn ring(bells: Vec<Arc<Bell>>) -> usize {
+/// Rings all, not all at once. One that is to be rung already is not rung twice, however often something changes meanwhile.
+fn ring(mut bells: Vec<Arc<Bell>>) -> usize {
+    bells.retain(|bell| !bell.rung.swap(true, Ordering::SeqCst));
     let count = bells.len();
     if count <= AT_ONCE {
         bells.iter().for_each(|bell| bell.notify.notify_one());

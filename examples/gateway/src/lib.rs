@@ -7,7 +7,8 @@
 //! - [`settings`]: flags and variables
 //! - [`serve`]: sockets, TLS, ending in good order; [`pace`]: clients that do not read what they are sent
 //! - [`routes`]: `/sync/pull`, `/sync/push`, `/healthz`, `/metrics`; [`events`]: `/sync/events`
-//! - [`bodies`]: memory for what travels, and its limits; [`turns`]: how much one token may have under way
+//! - [`bodies`]: memory for what travels, and its limits; [`turns`], [`counts`]: how much one token, user or
+//!   address may have
 //! - [`address`]: where Postgres is; [`database`]: its connections; [`call`]: what happens on one; [`refusal`]: what errors mean to clients
 //! - [`hub`]: who is connected; [`watch`]: what was committed, and whom it concerns
 //! - [`metrics`]: what is counted
@@ -17,6 +18,7 @@
 mod address;
 mod bodies;
 mod call;
+mod counts;
 mod database;
 mod events;
 mod hub;
@@ -51,7 +53,7 @@ struct Gateway {
 impl Gateway {
     fn new(settings: Settings) -> Result<Gateway, String> {
         let database = Database::new(&settings)?;
-        let turns = Arc::new(Turns::new(settings.max_per_token, settings.pool));
+        let turns = Arc::new(Turns::new(settings.max_per_token, settings.pool, settings.queue));
         let room = Arc::new(Room::new(settings.max_buffered));
         let hub = Arc::new(Hub::new(settings.max_streams, room.clone()));
         Ok(Gateway { settings, database, hub, watch: Default::default(), metrics: Default::default(), room, turns })

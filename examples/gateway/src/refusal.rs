@@ -70,7 +70,8 @@ impl Refusal {
             ("40", _) | (_, "55P03" | "25P02") => Refusal::later("the server is busy with the same rows: ask again", 1),
             ("53" | "57" | "58" | "08", _) => Refusal::later("the database cannot be used now: ask again later", 2),
             _ => {
-                eprintln!("sync-gateway: {code} {}", error.message());
+                // It may carry what a user wrote, which is to begin no line of its own.
+                eprintln!("sync-gateway: {code} {}", error.message().escape_debug());
                 Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the server failed: its log says why")
             }
         }

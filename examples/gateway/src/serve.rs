@@ -1,5 +1,6 @@
 //! Sockets: accepting, TLS, and ending in good order.
 
+use crate::counts::{network, Counted, Counts};
 use crate::pace::Paced;
 use crate::settings::Settings;
 use crate::{routes, watch, Gateway};
@@ -67,14 +68,15 @@ impl Bound {
         let (lives, mut all) = mpsc::channel::<()>(1);
         let room = Arc::new(Semaphore::new(gateway.settings.max_connections));
         let few = Arc::new(Semaphore::new(OPERATORS));
+        let [addresses, anybody] = [gateway.settings.max_per_address(), u32::MAX].map(|each| Arc::new(Counts::new(each)));
         let devices = routes::devices(gateway.clone(), self.operators.is_none());
         let operators = routes::operators(gateway.clone());
         tokio::pin!(end);
         loop {
             let (stream, router, tls, permit) = tokio::select! {
                 () = &mut end => break,
-                (stream, permit) = accept(Some(&self.listener), &room) => (stream, devices.clone(), self.tls.clone(), permit),
-                (stream, permit) = accept(self.operators.as_ref(), &few) => (stream, operators.clone(), None, permit),
+                (stream, permit) = accept(Some(&self.listener), &room, &addresses) => (stream, devices.clone(), self.tls.clone(), permit),
+                (stream, permit) = accept(self.operators.as_ref(), &few, &anybody) => (stream, operators.clone(), None, permit),
             };
             let (gateway, ending, lives) = (gateway.clone(), ending.clone(), lives.clone());
             tokio::spawn(async move {
@@ -82,7 +84,7 @@ impl Bound {
                 gateway.metrics.connections.fetch_add(1, Ordering::Relaxed);
                 let patience = gateway.settings.timeout();
                 // A WebSocket outlives HTTP on its connection, so what ends with the connection is kept beside the socket.
-                let stream = Paced::new(stream, patience, (Counted(gateway), permit, lives));
+                let stream = Paced::new(stream, patience, (Lives(gateway), permit, lives));
                 match tls {
                     None => talk(stream, router, ending).await,
                     Some(tls) => {
@@ -104,9 +106,9 @@ impl Bound {
     }
 }
 
-struct Counted(Arc<Gateway>);
+struct Lives(Arc<Gateway>);
 
-impl Drop for Counted {
+impl Drop for Lives {
     fn drop(&mut self) {
         self.0.metrics.connections.fetch_sub(1, Ordering::Relaxed);
     }
@@ -116,14 +118,22 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, String> {
     TcpListener::bind(address).await.map_err(|e| format!("{address} cannot be listened on: {e}"))
 }
 
+/// What a client takes: one of all connections, and one of its address's.
+type Seat = (OwnedSemaphorePermit, Counted<u128>);
+
 /// A client, once there is room for it.
-async fn accept(listener: Option<&TcpListener>, room: &Arc<Semaphore>) -> (TcpStream, OwnedSemaphorePermit) {
+async fn accept(listener: Option<&TcpListener>, room: &Arc<Semaphore>, addresses: &Arc<Counts<u128>>) -> (TcpStream, Seat) {
     let (Some(listener), Ok(permit)) = (listener, room.clone().acquire_owned().await) else {
         return std::future::pending().await;
     };
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => return (stream, permit),
+            Ok((stream, address)) => {
+                // Of whom there are too many the connection is closed.
+                if let Some(counted) = addresses.take(network(address.ip())) {
+                    return (stream, (permit, counted));
+                }
+            }
             // Out of files, most likely: some will be closed.
             Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
         }

@@ -63,6 +63,10 @@ pub struct Settings {
     /// Connections of clients; more wait to be accepted
     #[arg(long, env = "SYNC_MAX_CONNECTIONS", default_value_t = 20_000)]
     pub max_connections: usize,
+    /// Connections of one address, or one network of IPv6; more are closed. Without it 1000 with --tls-cert, else as many as there are: behind a
+    /// proxy all have one address
+    #[arg(long, env = "SYNC_MAX_PER_ADDRESS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_per_address: Option<u32>,
     /// Seconds between signs of life on a stream of events
     #[arg(long, env = "SYNC_HEARTBEAT", default_value_t = 25, value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub heartbeat: u32,
@@ -93,6 +97,10 @@ impl Settings {
             ));
         }
         Ok(())
+    }
+
+    pub(crate) fn max_per_address(&self) -> u32 {
+        self.max_per_address.unwrap_or(if self.tls_cert.is_some() { 1000 } else { u32::MAX })
     }
 
     pub(crate) fn timeout(&self) -> Duration {

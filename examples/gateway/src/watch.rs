@@ -123,7 +123,7 @@ async fn round(gateway: &Arc<Gateway>) -> Duration {
             under_way.spawn(async move {
                 let begin = Instant::now();
                 match gateway.database.buckets(&asker, None).await {
-                    Ok(buckets) => add(&gateway.metrics.woken, gateway.hub.settle(&ids, buckets) as u64),
+                    Ok((_, buckets)) => add(&gateway.metrics.woken, gateway.hub.settle(&ids, buckets) as u64),
                     Err(refusal) if refusal.retry_after.is_none() => gateway.hub.end(&ids),
                     // The next round will tell.
                     Err(refusal) => {

@@ -3,8 +3,8 @@
 use crate::SOON;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
-use sync_tests::gateway::{head, read, served, Gateway};
+use std::time::{Duration, Instant};
+use sync_tests::gateway::{ask, head, read, served, Gateway};
 use sync_tests::{Cluster, Device};
 
 #[test]
@@ -99,6 +99,44 @@ fn strangers_have_only_the_room_of_small_bodies() {
     assert_eq!(refused.status, 401, "{}", refused.text());
     assert_eq!(gateway.ask("POST", "/sync/push", &token, &vec![7; 30_000]).expect("an answer").status, 400, "nonsense, taken");
     gateway.sync(&Device::new("ann"), &token).expect("users go on");
+}
+
+#[test]
+fn users_do_not_wait_behind_strangers() {
+    let served = served(Cluster::shared());
+    served.lists(1);
+    served.db.run(
+        "ALTER FUNCTION sync.authenticate(text) RENAME TO authenticate_at_once;
+         CREATE FUNCTION sync.authenticate(text) RETURNS text LANGUAGE plpgsql SECURITY DEFINER AS $$
+         BEGIN PERFORM pg_sleep(30) WHERE $1 LIKE 'junk%'; RETURN sync.authenticate_at_once($1); END $$",
+    );
+    let gateway = served.gateway(&["--pool", "2", "--queue", "6", "--timeout", "60"]);
+    let token = served.token("user1");
+    gateway.sync(&Device::new("user1"), &token).expect("from now on it is known");
+    // All hold their connections open, and half of the places are theirs.
+    let mut strangers: Vec<_> = (0..12).map(|n| begin(&gateway, &format!("junk{n}"), 3, 3)).collect();
+    let begin = Instant::now();
+    gateway.sync(&Device::new("user1"), &token).expect("users go on");
+    assert!(begin.elapsed() < Duration::from_secs(10), "it waited for {:?}", begin.elapsed());
+    assert_eq!(read(strangers.last_mut().expect("twelve")).expect("an answer").status, 503);
+}
+
+#[test]
+fn an_address_has_so_many_connections_and_no_more() {
+    let served = served(Cluster::shared());
+    let gateway = served.gateway(&["--max-per-address", "3"]);
+    let well = || {
+        let mut stream = TcpStream::connect(gateway.address).expect("a connection");
+        ask(&mut stream, "GET", "/healthz", "", b"").map(|reply| (stream, reply.status))
+    };
+    let mut open: Vec<_> = (0..3).map(|_| well().expect("an answer")).collect();
+    well().expect_err("a fourth one");
+    open.pop();
+    let deadline = Instant::now() + SOON;
+    while well().is_err() {
+        assert!(Instant::now() < deadline, "the one that was closed still counts");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]

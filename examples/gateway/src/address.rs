@@ -81,11 +81,8 @@ impl Address {
     }
 
     /// Asks Postgres to stop what a connection does just now. Nobody says whether it did.
-    pub async fn cancel(&self, client: &Client) -> Result<(), Error> {
-        match &self.tls {
-            Some(tls) => client.cancel_token().cancel_query(tls.clone()).await,
-            None => client.cancel_token().cancel_query(NoTls).await,
-        }
+    pub async fn cancel(&self, client: &Client) -> std::io::Result<()> {
+        crate::cancel::cancel(&self.config, self.tls.as_ref(), client).await
     }
 }
 

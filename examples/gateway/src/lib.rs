@@ -9,7 +9,7 @@
 //! - [`routes`]: `/sync/pull`, `/sync/push`, `/healthz`, `/metrics`; [`events`]: `/sync/events`
 //! - [`bodies`]: memory for what travels, and its limits; [`turns`], [`counts`]: how much one token, user or
 //!   address may have
-//! - [`address`]: where Postgres is; [`database`]: its connections; [`call`]: what happens on one; [`refusal`]: what errors mean to clients
+//! - [`address`]: where Postgres is; [`database`]: its connections; [`call`], [`cancel`]: what happens on one; [`refusal`]: what errors mean to clients
 //! - [`hub`]: who is connected; [`watch`]: what was committed, and whom it concerns
 //! - [`metrics`]: what is counted
 #![deny(unsafe_code)]
@@ -18,6 +18,7 @@
 mod address;
 mod bodies;
 mod call;
+mod cancel;
 mod counts;
 mod database;
 mod events;

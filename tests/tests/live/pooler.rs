@@ -1,10 +1,11 @@
 //! Behind pgbouncer in transaction mode: each transaction may be in another session.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use sync_tests::compare::server_value;
-use sync_tests::gateway::{served, Events, Gateway, Served};
+use sync_tests::gateway::{head, served, Events, Gateway, Served};
 use sync_tests::{Cluster, Device};
 
 /// A pgbouncer in front of a database, with three sessions for everybody.
@@ -89,6 +90,29 @@ fn behind_pgbouncer_in_transaction_mode_everything_works() {
     let events = Events::open(&gateways[0], &token);
     served.db.run("UPDATE list SET title = 'through a pooler'");
     crate::until(&gateways[0], &events, &device, &token, "SELECT title FROM list", "through a pooler");
+    // A client that leaves takes its call with it: the pooler hands on what cancels it.
+    device.run("INSERT INTO task (list_id, body) VALUES (1, 'left')");
+    let batches = device.pending_ops().expect("something to send");
+    let mut holder = served.db.connect();
+    holder.batch_execute("BEGIN; LOCK TABLE task IN ACCESS EXCLUSIVE MODE").expect("a lock");
+    let mut stream = std::net::TcpStream::connect(gateways[0].address).expect("a connection");
+    stream.write_all(head("POST", "/sync/push", &token, batches.len()).as_bytes()).expect("a request");
+    stream.write_all(&batches).expect("its body");
+    let waiting = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE usename = '{}' AND state <> 'idle' AND query NOT LIKE '%changed_since%'",
+        served.relay
+    );
+    for (wanted, why) in [("1", "the push does not wait for the lock"), ("0", "it goes on although nobody waits for it")] {
+        let deadline = Instant::now() + crate::SOON;
+        while server_value(&mut served.db.connect(), &waiting) != wanted {
+            assert!(Instant::now() < deadline, "{why}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let _gone = stream.shutdown(std::net::Shutdown::Both);
+    }
+    holder.batch_execute("COMMIT").expect("the lock is let go");
+    gateways[0].sync(&device, &token).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(server_value(&mut served.db.connect(), "SELECT count(*) FROM task WHERE body = 'left'"), "1");
     // Sessions that are cut off are made anew.
     served.db.run(&format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{}'", served.relay));
     served.db.run("UPDATE list SET title = 'again'");

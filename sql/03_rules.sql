@@ -31,7 +31,8 @@ BEGIN
     END IF;
     INSERT INTO sync.rule (name, members, priority, owner)
     VALUES (rule_name, members_sql, rule_priority, rule_owner);
-    PERFORM sync.pack();
+    -- Pulls remember the rules for as long as the generation is the same.
+    PERFORM sync.raise_generation();
 END
 $$;
 COMMENT ON FUNCTION sync.put_rule(text, text, integer, oid) IS 'Second half of create_bucket; not to be called directly.';
@@ -404,7 +405,7 @@ BEGIN
         PERFORM sync.drop_table(name, rel);
     END LOOP;
     DELETE FROM sync.rule r WHERE r.name = drop_bucket.name;
-    PERFORM sync.pack();
+    PERFORM sync.raise_generation();
 END
 $$;
 COMMENT ON FUNCTION sync.drop_bucket(text) IS 'Drops a rule with all its tables: devices remove its buckets.';

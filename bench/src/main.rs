@@ -20,10 +20,12 @@
 //! - [`library`]: the size of the device's library, and loading it
 //! - [`peers`]: other systems, on the device, through one driver
 //! - [`growth`]: the same work with more of everything, a run of its own
+//! - [`counts`]: instructions of fixed work on the server
 
 mod beside;
 mod capacity;
 mod capture;
+mod counts;
 mod crowded;
 mod device;
 mod first_sync;
@@ -83,6 +85,9 @@ pub struct Size {
     pub repeats: usize,
 }
 
+/// What is not measured together with anything else; `counts` is called by `./dev bench instructions`.
+const ALONE: [&str; 3] = ["growth", "write", "counts"];
+
 type Measure = fn(&sync_tests::Cluster, &Size, &mut Report);
 
 const MEASURES: [(&str, Measure); 15] = [
@@ -121,9 +126,7 @@ fn main() {
                 None => refuse("--minutes takes a number from 1"),
             },
             "--help" | "-h" => return println!("{}", help()),
-            name if ["growth", "write"].contains(&name) || MEASURES.iter().any(|(n, _)| *n == name) => {
-                names.push(name.to_owned())
-            }
+            name if ALONE.contains(&name) || MEASURES.iter().any(|(n, _)| *n == name) => names.push(name.to_owned()),
             other => refuse(&format!("'{other}' is nothing to measure")),
         }
     }
@@ -136,7 +139,8 @@ fn main() {
             write(&folder);
         }
         ["write"] => write(&folder),
-        _ if names.iter().any(|name| ["growth", "write"].contains(&name.as_str())) => refuse("growth and write stand alone"),
+        ["counts"] => counts::run().unwrap_or_else(|e| refuse(&e)),
+        _ if names.iter().any(|name| ALONE.contains(&name.as_str())) => refuse("growth, write and counts stand alone"),
         _ => measure(&names, quick, rounds, &folder),
     }
 }

@@ -5,6 +5,8 @@ use crate::query::Kept;
 use crate::render::Renderer;
 use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
+use std::cell::RefCell;
+use std::rc::Rc;
 use sync_shared::hash::Tag;
 use sync_shared::message::{self, ColumnDefault, EntryId, Reference, TableMode};
 use sync_shared::Value;
@@ -80,6 +82,54 @@ pub struct Entry {
     pub enforced: bool,
 }
 
+/// Which state of the catalog: its number, which devices know, and the transaction that made it. The number alone may come again where the
+/// extension was dropped and made anew.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Generation {
+    pub number: i64,
+    pub xid: u64,
+}
+
+/// Everything of the catalog that a pull needs, as it is at one generation: each change of it raises the generation.
+pub struct Catalog {
+    pub generation: Generation,
+    pub rules: Vec<Rule>,
+    pub tables: Vec<SyncedTable>,
+    /// Synced tables and their partitions.
+    pub captured: Vec<Oid>,
+    /// It was written in another database.
+    pub moved: bool,
+}
+
+thread_local! {
+    /// The one read last.
+    static CATALOG: RefCell<Option<Rc<Catalog>>> = const { RefCell::new(None) };
+}
+
+impl Catalog {
+    /// The catalog at the generation that the active snapshot has.
+    pub fn at(generation: Generation) -> Rc<Catalog> {
+        let known = CATALOG.with_borrow(|known| known.clone()).filter(|known| known.generation == generation);
+        // Nobody tells when a schema is renamed.
+        let is_fresh = |t: &SyncedTable| owner_of(t.relation) == t.owner && crate::expr::relation_name(t.relation) == t.name;
+        if let Some(known) = known.filter(|known| known.tables.iter().all(is_fresh)) {
+            return known;
+        }
+        // Its numbers mean something else here. Not remembered: where nothing of it can be read, the generation stays.
+        if has_moved() {
+            return Rc::new(Catalog { generation, rules: Vec::new(), tables: Vec::new(), captured: Vec::new(), moved: true });
+        }
+        let captured = Spi::connect(|c| {
+            let sql = "SELECT pg_catalog.array_agg(relid ORDER BY relid) FROM sync.captured";
+            c.select(Kept(sql), Some(1), &[])?.first().get_one::<Vec<Oid>>()
+        });
+        let captured = spi("reading sync.captured", captured).unwrap_or_default();
+        let catalog = Rc::new(Catalog { generation, rules: rules(), tables: tables(), captured, moved: false });
+        CATALOG.with_borrow_mut(|known| *known = Some(catalog.clone()));
+        catalog
+    }
+}
+
 /// The generation of the schema that devices should have.
 pub fn generation() -> i64 {
     let n = Spi::connect(|c| c.select(Kept("SELECT n FROM sync.generation"), Some(1), &[])?.first().get_one::<i64>());
@@ -146,9 +196,7 @@ pub fn rules() -> Vec<Rule> {
 
 /// The owner of a relation.
 pub fn owner_of(relation: Oid) -> Oid {
-    let sql = "SELECT relowner FROM pg_catalog.pg_class WHERE oid = $1";
-    let owner = Spi::connect(|c| c.select(Kept(sql), Some(1), &[relation.into()])?.first().get_one::<Oid>());
-    spi("reading a table's owner", owner).unwrap_or(Oid::INVALID)
+    crate::snapshot::owner_of(relation).unwrap_or(Oid::INVALID)
 }
 
 /// All synced tables, by tag.

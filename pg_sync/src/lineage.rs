@@ -53,17 +53,18 @@ pub enum Standing {
 }
 
 /// A row of `sync.mark`.
-struct Mark {
-    named: (i64, BatchRandom),
-    run: i64,
+pub struct Mark {
+    /// Its number and what it says.
+    pub named: (i64, BatchRandom),
+    /// The run of the server that left it.
+    pub run: i64,
 }
 
 impl Lineage {
-    /// The running server's, for the active snapshot. None where it has just been started and its first mark is about to be left:
-    /// what is seen before it may have nothing to show for itself after a crash.
-    pub fn current() -> Option<Self> {
+    /// The running server's, for the active snapshot, whose newest mark is given. None where it has just been started and its first mark
+    /// is about to be left: what is seen before it may have nothing to show for itself after a crash.
+    pub fn current(mark: Option<Mark>) -> Option<Self> {
         let (timeline, lsn) = wal::position();
-        let mark = last_mark();
         let server = wal::started();
         if !wal::is_standby() && mark.as_ref().is_none_or(|m| m.run != server) && is_mark_awaited() {
             return None;
@@ -126,20 +127,6 @@ impl Lineage {
             _ => Standing::Other("it was restarted, and nothing shows any more that it has all that the device saw"),
         }
     }
-}
-
-/// The newest mark of the active snapshot.
-fn last_mark() -> Option<Mark> {
-    let found = Spi::connect(|c| {
-        let row = c.select(Kept("SELECT id, random, run FROM sync.mark ORDER BY id DESC LIMIT 1"), Some(1), &[])?.first();
-        if row.is_empty() {
-            return Ok(None);
-        }
-        let (id, random, run) = row.get_three::<i64, pgrx::Uuid, i64>()?;
-        let named = id.zip(random).map(|(id, random)| (id, BatchRandom::new(*random.as_bytes())));
-        Ok(named.map(|named| Mark { named, run: run.unwrap_or(0) }))
-    });
-    spi("reading sync.mark", found)
 }
 
 fn mark(id: i64) -> Option<BatchRandom> {

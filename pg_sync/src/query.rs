@@ -10,6 +10,7 @@ use pgrx::spi::{OwnedPreparedStatement, SpiClient, SpiCursor, SpiResult, SpiTupl
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::CString;
+use sync_shared::hash::BucketId;
 
 thread_local! {
     /// Plans of [`Kept`] SQL and of [`Query::kept`]. Never freed: a pull within a pull may be using them. Postgres itself plans
@@ -51,8 +52,8 @@ impl Kept {
     }
 }
 
-/// Rows fetched from the portal at once.
-const FETCH: i64 = 256;
+/// Rows after which what rendering them has allocated is freed.
+const ROWS: usize = 256;
 
 /// A prepared query; lives until the surrounding SPI connection ends.
 pub struct Query {
@@ -105,6 +106,17 @@ pub type Argument = (pg_sys::Oid, Option<pg_sys::Datum>);
 /// Makes arguments.
 pub fn argument<T: IntoDatum>(value: Option<T>) -> Argument {
     (T::type_oid(), value.and_then(IntoDatum::into_datum))
+}
+
+/// An argument of type uuid[], copied at once.
+pub fn ids<'i>(ids: impl Iterator<Item = &'i BucketId>) -> Argument {
+    let mut elements: Vec<pg_sys::Datum> = ids.map(|id| pg_sys::Datum::from(id.0.as_ptr())).collect();
+    // SAFETY: each element points to the 16 bytes of a uuid, which are aligned to bytes and passed by reference.
+    let array = unsafe {
+        let alignment = b'c' as std::ffi::c_char;
+        pg_sys::construct_array(elements.as_mut_ptr(), elements.len() as i32, pg_sys::UUIDOID, 16, false, alignment)
+    };
+    (pg_sys::UUIDARRAYOID, Some(pg_sys::Datum::from(array)))
 }
 
 impl Query {
@@ -174,51 +186,125 @@ impl Query {
     }
 
     /// Runs and hands every row to `f` until it answers false. Answers whether all rows were seen.
+    ///
+    /// Rows go from the executor's slot to `f` without a copy in between.
+    /// `f` must not run or prepare queries but in an SPI connection of its own (`Spi::connect`): the end of another in the same one frees
+    /// the memory of this one.
     pub fn each(&mut self, arguments: &[Argument], mut f: impl FnMut(Row<'_>) -> bool) -> bool {
-        let mut values: Vec<pg_sys::Datum> = arguments.iter().map(|(_, d)| d.unwrap_or(pg_sys::Datum::null())).collect();
-        let nulls: Vec<std::ffi::c_char> =
-            arguments.iter().map(|(_, d)| if d.is_some() { b' ' } else { b'n' } as std::ffi::c_char).collect();
-        // SAFETY: the arguments have the prepared types. Tuples are read before their table is freed; what rendering allocates
-        // goes to a context that is reset with every fetch.
+        let source = self.source();
+        // SAFETY: the arguments have the prepared types. The receiver lives on this frame until the query has ended, and on an ERROR
+        // nobody asks for it any more; what rendering allocates goes to a context of its own.
         unsafe {
-            let portal = pg_sys::SPI_cursor_open(std::ptr::null(), self.plan, values.as_mut_ptr(), nulls.as_ptr(), true);
-            // A kept plan may have been made anew, for other types.
-            self.render((*portal).tupDesc);
-            let scratch =
-                pg_sys::AllocSetContextCreateExtended(pg_sys::CurrentMemoryContext, c"sync row".as_ptr(), 0, 8192, 8 << 20);
-            let mut go_on = true;
-            let mut datums = Vec::new();
-            let mut absent = Vec::new();
-            while go_on {
-                pgrx::check_for_interrupts!();
-                pg_sys::SPI_cursor_fetch(portal, true, FETCH);
-                let table = pg_sys::SPI_tuptable;
-                let count = pg_sys::SPI_processed as usize;
-                if count == 0 {
-                    pg_sys::SPI_freetuptable(table);
-                    break;
-                }
-                let descriptor = (*table).tupdesc;
-                let natts = (*descriptor).natts as usize;
-                datums.resize(natts, pg_sys::Datum::null());
-                absent.resize(natts, true);
-                let outer = pg_sys::MemoryContextSwitchTo(scratch);
-                for i in 0..count {
-                    let tuple = *(*table).vals.add(i);
-                    pg_sys::heap_deform_tuple(tuple, descriptor, datums.as_mut_ptr(), absent.as_mut_ptr());
-                    go_on = f(Row { values: &datums, nulls: &absent, renderers: &mut self.renderers });
-                    if !go_on {
-                        break;
-                    }
-                }
-                pg_sys::MemoryContextSwitchTo(outer);
-                pg_sys::MemoryContextReset(scratch);
-                pg_sys::SPI_freetuptable(table);
+            let outer = pg_sys::CurrentMemoryContext;
+            let scratch = pg_sys::AllocSetContextCreateExtended(outer, c"sync row".as_ptr(), 0, 8192, 8 << 20);
+            let plan = self.plan;
+            let mut receiver = Receiver { head: HEAD, query: self, f: &mut f, scratch, rows: 0, stopped: false };
+            let options = pg_sys::SPIExecuteOptions {
+                params: parameters(source, arguments),
+                read_only: true,
+                dest: (&raw mut receiver).cast(),
+                ..Default::default()
+            };
+            let status = pg_sys::SPI_execute_plan_extended(plan, &options);
+            if status < 0 {
+                error!("a query could not be run: {status}");
             }
-            pg_sys::SPI_cursor_close(portal);
+            let stopped = receiver.stopped;
             pg_sys::MemoryContextDelete(scratch);
-            go_on
+            !stopped
         }
+    }
+
+    /// The only statement of the plan.
+    fn source(&self) -> *mut pg_sys::CachedPlanSource {
+        // SAFETY: a plan has at least one, which lives as long as the plan.
+        unsafe { pg_sys::list_nth(pg_sys::SPI_plan_get_plan_sources(self.plan), 0).cast() }
+    }
+}
+
+/// Where the executor sends rows. Postgres knows the first field only.
+#[repr(C)]
+struct Receiver<'q> {
+    head: pg_sys::DestReceiver,
+    query: &'q mut Query,
+    f: &'q mut dyn FnMut(Row<'_>) -> bool,
+    scratch: pg_sys::MemoryContext,
+    rows: usize,
+    stopped: bool,
+}
+
+/// Any destination but those that SPI treats in a way of its own.
+const HEAD: pg_sys::DestReceiver = pg_sys::DestReceiver {
+    receiveSlot: Some(receive),
+    rStartup: Some(start),
+    rShutdown: Some(ignore),
+    rDestroy: Some(ignore),
+    mydest: pg_sys::CommandDest::DestTuplestore,
+};
+
+/// # Safety
+/// Called by the executor with a receiver that `Query::each` made.
+#[pg_guard]
+unsafe extern "C-unwind" fn start(
+    receiver: *mut pg_sys::DestReceiver,
+    _operation: std::ffi::c_int,
+    descriptor: pg_sys::TupleDesc,
+) {
+    // SAFETY: see above. A kept plan may have been made anew, for other types.
+    unsafe { (*receiver.cast::<Receiver<'_>>()).query.render(descriptor) }
+}
+
+/// # Safety
+/// Called by the executor with a receiver that `Query::each` made, and a row.
+#[pg_guard]
+unsafe extern "C-unwind" fn receive(slot: *mut pg_sys::TupleTableSlot, receiver: *mut pg_sys::DestReceiver) -> bool {
+    // SAFETY: see above. The slot's values are valid until the executor goes on.
+    unsafe {
+        let receiver = &mut *receiver.cast::<Receiver<'_>>();
+        let natts = (*(*slot).tts_tupleDescriptor).natts as usize;
+        if ((*slot).tts_nvalid as usize) < natts {
+            pg_sys::slot_getsomeattrs_int(slot, natts as i32);
+        }
+        let outer = pg_sys::MemoryContextSwitchTo(receiver.scratch);
+        receiver.rows += 1;
+        if receiver.rows % ROWS == 0 {
+            pg_sys::MemoryContextReset(receiver.scratch);
+        }
+        let go_on = (receiver.f)(Row {
+            values: std::slice::from_raw_parts((*slot).tts_values, natts),
+            nulls: std::slice::from_raw_parts((*slot).tts_isnull, natts),
+            renderers: &mut receiver.query.renderers,
+        });
+        pg_sys::MemoryContextSwitchTo(outer);
+        receiver.stopped = !go_on;
+        go_on
+    }
+}
+
+/// # Safety
+/// Called by the executor; there is nothing to do.
+#[pg_guard]
+unsafe extern "C-unwind" fn ignore(_receiver: *mut pg_sys::DestReceiver) {}
+
+/// Arguments as the executor takes them; NULL for none.
+///
+/// # Safety
+/// The arguments must have the types of the statement's parameters.
+unsafe fn parameters(source: *mut pg_sys::CachedPlanSource, arguments: &[Argument]) -> pg_sys::ParamListInfo {
+    if arguments.is_empty() {
+        return std::ptr::null_mut();
+    }
+    // SAFETY: a list for as many parameters as there are arguments.
+    unsafe {
+        let list = pg_sys::makeParamList(arguments.len() as i32);
+        let entries = (*list).params.as_mut_slice(arguments.len());
+        for (i, (entry, (_, value))) in entries.iter_mut().zip(arguments).enumerate() {
+            entry.value = value.unwrap_or(pg_sys::Datum::null());
+            entry.isnull = value.is_none();
+            entry.pflags = pg_sys::PARAM_FLAG_CONST as u16;
+            entry.ptype = *(*source).param_types.add(i);
+        }
+        list
     }
 }
 

@@ -48,6 +48,16 @@ impl Snapshot {
         beyond > running || self.running.iter().any(|&xid| other.includes(xid))
     }
 
+    /// The transactions that are included here and not in an earlier snapshot, also those that wrote nothing or were undone. None: more
+    /// than `most` numbers would have to be looked at.
+    pub fn since(&self, before: &Snapshot, most: u64) -> Option<Vec<u64>> {
+        if self.xmax.saturating_sub(before.xmax) > most {
+            return None;
+        }
+        let old = before.running.iter().copied();
+        Some(old.chain(before.xmax..self.xmax).filter(|&xid| self.includes(xid)).collect())
+    }
+
     /// The transactions that could be visible now but are not included here, as texts: all from an xid8 on, and an array of xid8.
     pub fn missing(&self) -> (String, String) {
         let running: Vec<String> = self.running.iter().map(u64::to_string).collect();
@@ -131,6 +141,52 @@ pub fn lock_shared(relations: &[pg_sys::Oid]) {
     for &relation in relations {
         // SAFETY: a heavyweight lock, released with the transaction.
         unsafe { pg_sys::LockRelationOid(relation, pg_sys::AccessShareLock as i32) };
+    }
+}
+
+/// Whether the file that a relation's rows are in is the same in the active snapshot as it is now. True also for what has no file.
+pub fn has_same_file(relation: pg_sys::Oid) -> bool {
+    // SAFETY: an ordinary look-up in pg_class by its index, as the active snapshot sees it; the tuple is read before the scan ends.
+    unsafe {
+        let mut key: pg_sys::ScanKeyData = std::mem::zeroed();
+        let (column, equal) = (pg_sys::Anum_pg_class_oid as i16, pg_sys::BTEqualStrategyNumber as u16);
+        pg_sys::ScanKeyInit(&mut key, column, equal, pg_sys::Oid::from(pg_sys::F_OIDEQ), relation.into());
+        let classes = pg_sys::table_open(pg_sys::RelationRelationId, pg_sys::AccessShareLock as i32);
+        let snapshot = pg_sys::GetActiveSnapshot();
+        let scan = pg_sys::systable_beginscan(classes, pg_sys::Oid::from(pg_sys::ClassOidIndexId), true, snapshot, 1, &mut key);
+        let tuple = pg_sys::systable_getnext(scan);
+        let seen = (!tuple.is_null()).then(|| {
+            let row: *const pg_sys::FormData_pg_class = pg_sys::GETSTRUCT(tuple).cast();
+            ((*row).relkind, (*row).relfilenode)
+        });
+        pg_sys::systable_endscan(scan);
+        pg_sys::table_close(classes, pg_sys::AccessShareLock as i32);
+        match seen {
+            // It came after the snapshot: what captures it does not see it either.
+            None => true,
+            Some((kind, _)) if kind != pg_sys::RELKIND_RELATION as std::ffi::c_char => true,
+            Some((_, file)) => now_in_class(relation, |row| row.relfilenode) == Some(file),
+        }
+    }
+}
+
+/// The owner of a relation, if there is one.
+pub fn owner_of(relation: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    now_in_class(relation, |row| row.relowner)
+}
+
+/// Reads a relation's row in pg_class as it is now.
+fn now_in_class<T>(relation: pg_sys::Oid, read: impl FnOnce(&pg_sys::FormData_pg_class) -> T) -> Option<T> {
+    // SAFETY: the cached tuple is read before it is released.
+    unsafe {
+        let tuple = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::RELOID as i32, relation.into());
+        if tuple.is_null() {
+            return None;
+        }
+        let row: *const pg_sys::FormData_pg_class = pg_sys::GETSTRUCT(tuple).cast();
+        let value = read(&*row);
+        pg_sys::ReleaseSysCache(tuple);
+        Some(value)
     }
 }
 

@@ -4,7 +4,7 @@
 use crate::build;
 use postgres::{Client, Config, NoTls};
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::{chown, symlink, MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -214,6 +214,23 @@ impl Cluster {
         *self.server.lock().expect("no test panics while it starts a server") = Some(server.spawn().expect("postgres starts"));
     }
 
+    /// Instructions of a stopped server's backend that runs statements by itself, under valgrind's callgrind. Each ends with a semicolon
+    /// and an empty line.
+    pub fn instructions(&self, database: &str, statements: &str) -> Result<u64, String> {
+        let mut command = Command::new("valgrind");
+        command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]).arg(self.programs.join("postgres"));
+        command.args(["--single", "-j", "-D"]).arg(self.data()).arg(database);
+        self.as_owner(&mut command).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut backend = command.spawn().map_err(|e| format!("valgrind cannot be run: {e}"))?;
+        let mut input = backend.stdin.take().ok_or("no pipe")?;
+        input.write_all(statements.as_bytes()).map_err(|e| e.to_string())?;
+        drop(input);
+        let output = backend.wait_with_output().map_err(|e| e.to_string())?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        let counted = said.lines().find_map(|line| line.split_once("Collected : ")?.1.trim().parse().ok());
+        counted.filter(|_| output.status.success() && !said.contains("ERROR:")).ok_or_else(|| said.into_owned())
+    }
+
     /// Copies the data folder of a stopped server aside, as a disk snapshot would.
     pub fn save(&self, name: &str) {
         self.copy_data("data", name);
@@ -271,6 +288,11 @@ impl Cluster {
     /// A program of the private copy, run as the owner of the data folder. `RUST_BACKTRACE` would add backtraces to errors.
     pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.programs.join(program));
+        self.as_owner(&mut command);
+        command
+    }
+
+    fn as_owner<'c>(&self, command: &'c mut Command) -> &'c mut Command {
         command.current_dir(&self.folder).env_remove("RUST_BACKTRACE").env("LC_ALL", "C.UTF-8");
         if let Some((uid, gid)) = self.owner {
             command.uid(uid).gid(gid);

@@ -85,7 +85,7 @@ fn asked_by<R>(user: &str, claims: &Json, f: impl FnOnce() -> R) -> R {
         identity::acting_as(user, Some(claims.clone()), || {
             identity::as_owner(owner, || {
                 pinned(|| {
-                    pull::refuse_if_moved();
+                    pull::refuse_if_moved(crate::catalog::has_moved());
                     Spi::connect(|_| f())
                 })
             })

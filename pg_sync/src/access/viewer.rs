@@ -4,7 +4,7 @@ use crate::catalog::SyncedTable;
 use crate::error::{raise, spi};
 use crate::expr::quote;
 use crate::identity::{self, as_role};
-use crate::query::{argument, operator, Argument, Kept, Query};
+use crate::query::{argument, operator, Argument, Kept, Query, Row};
 use crate::render::{with_settings, Renderer};
 use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
@@ -116,15 +116,15 @@ impl View<'_> {
         }
         let arguments: Vec<Argument> = arrays.into_iter().map(|array| argument(Some(array))).collect();
         let types: Vec<_> = arguments.iter().map(|(t, _)| *t).collect();
-        self.viewer.looking(|| {
-            // Not kept here: it may be called while another query's row is being read, in whose memory its renderers would be.
-            Query::kept(&self.what(), &self.some, &types).each(&arguments, |found| {
-                if let Some(seen) = usize::try_from(found.integer(0) - 1).ok().and_then(|n| seen.get_mut(n)) {
-                    *seen = true;
-                }
-                true
-            })
-        });
+        let mut mark = |found: Row<'_>| {
+            if let Some(seen) = usize::try_from(found.integer(0) - 1).ok().and_then(|n| seen.get_mut(n)) {
+                *seen = true;
+            }
+            true
+        };
+        // A connection of its own, and nothing kept from it: it may be called while another query's row is being read.
+        let look = || Spi::connect(|_| Query::kept(&self.what(), &self.some, &types).each(&arguments, &mut mark));
+        self.viewer.looking(look);
         seen
     }
 

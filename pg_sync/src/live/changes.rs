@@ -7,7 +7,7 @@ use pgrx::prelude::*;
 
 /// Buckets that are named; of more it is only said that there are.
 pub const BUCKETS: usize = 10_000;
-/// So few transactions are looked up one by one.
+/// So few transactions are looked up one by one; not all of them wrote an op.
 const FEW: u64 = 1_000;
 
 /// What was committed in between.
@@ -23,7 +23,7 @@ pub fn between(before: &Snapshot, now: &Snapshot) -> Changed {
     if snapshot::is_ahead(before) || now.misses_some_of(before) {
         return Changed::Everything;
     }
-    let (sql, ids) = match committed(before, now) {
+    let (sql, ids) = match now.since(before, FEW) {
         Some(ids) if ids.is_empty() => return Changed::Buckets(Vec::new()),
         Some(ids) => (
             "SELECT (SELECT h.xid::text FROM sync.horizon h), (SELECT g.xid = ANY ($1::xid8[]) FROM sync.generation g)
@@ -58,13 +58,4 @@ pub fn between(before: &Snapshot, now: &Snapshot) -> Changed {
         return Changed::Everything;
     }
     Changed::Buckets(buckets)
-}
-
-/// The ids that `now` includes and `before` does not; also some that never wrote an op. None: too many to list.
-fn committed(before: &Snapshot, now: &Snapshot) -> Option<Vec<u64>> {
-    if now.xmax.saturating_sub(before.xmax) > FEW {
-        return None;
-    }
-    let old = before.running.iter().copied();
-    Some(old.chain(before.xmax..now.xmax).filter(|&xid| now.includes(xid)).collect())
 }

@@ -4,7 +4,7 @@ use super::cursor::{Cursor, Step};
 use super::members::Member;
 use super::page::{Page, Part, Start};
 use super::source::{Current, Source};
-use crate::query::{argument, Query};
+use crate::query::{argument, ids, Argument, Query};
 use crate::quick::QuickMap;
 use crate::snapshot::Snapshot;
 use pgrx::prelude::*;
@@ -19,6 +19,9 @@ const GROUPS: usize = 2_000;
 const LOOKUP: std::ops::Range<usize> = 16..2_000;
 /// Bytes of rows looked up at once, unless it is a single one.
 const LOOKUP_BYTES: usize = 16 << 20;
+
+/// So few transactions, and rows of the log, are looked up by transaction.
+const FEW: usize = 1_000;
 
 struct Op {
     bucket: BucketId,
@@ -39,7 +42,6 @@ pub fn read<'a>(
     mut after: Option<(BucketId, u64, i32)>,
     page: &mut Page,
 ) -> Option<Step> {
-    let members: QuickMap<BucketId, &Member> = buckets.iter().map(|m| (m.id, *m)).collect();
     let mut seen: HashSet<(BucketId, EntryId, Vec<u8>)> = HashSet::new();
     let mut lookup = LOOKUP.start;
     loop {
@@ -66,13 +68,13 @@ pub fn read<'a>(
             seen.extend(fresh.into_iter().map(|(bucket, entry, key)| (bucket, entry, key.to_vec())));
             for (entry, ops, rows) in found {
                 if let Some(source) = sources.get(&entry) {
-                    let moved = append(source, &members, &ops, rows, page);
+                    let moved = append(source, buckets, &ops, rows, page);
                     if !moved.is_empty() {
                         send_along(entry, &moved, later, sources, page);
                     }
                 }
             }
-            chunk.iter().filter(|op| op.key.is_empty()).for_each(|op| name(op, &members, sources, known, page));
+            chunk.iter().filter(|op| op.key.is_empty()).for_each(|op| name(op, buckets, sources, known, page));
             let Some(last) = chunk.last() else { break };
             after = Some((last.bucket, last.xid, last.op_id));
             if page.is_full() && (more || !rest.is_empty()) {
@@ -88,15 +90,14 @@ pub fn read<'a>(
     }
 }
 
+/// The bucket of an op, among buckets sorted by id. Mostly there are many of them and no op, so no map is made.
+fn member<'m>(buckets: &[&'m Member], op: &Op) -> Option<&'m Member> {
+    buckets.binary_search_by_key(&op.bucket, |m| m.id).ok().map(|place| buckets[place])
+}
+
 /// A part whose sum was set right without knowing the row: it is named, so that its sum is compared.
-fn name(
-    op: &Op,
-    members: &QuickMap<BucketId, &Member>,
-    sources: &HashMap<EntryId, Source<'_>>,
-    known: &HashSet<EntryId>,
-    page: &mut Page,
-) {
-    if let (Some(member), Some(source), true) = (members.get(&op.bucket), sources.get(&op.entry), known.contains(&op.entry)) {
+fn name(op: &Op, buckets: &[&Member], sources: &HashMap<EntryId, Source<'_>>, known: &HashSet<EntryId>, page: &mut Page) {
+    if let (Some(member), Some(source), true) = (member(buckets, op), sources.get(&op.entry), known.contains(&op.entry)) {
         page.part(Part { member, rule: source.rule, entry: op.entry, table: source.table.tag, start: Start::On });
     }
 }
@@ -120,16 +121,10 @@ fn look_up<'o>(wanted: HashMap<EntryId, Vec<&'o Op>>, sources: &mut HashMap<Entr
 }
 
 /// Appends what became of the ops' rows. Returns the keys of rows that left their bucket and still exist.
-fn append(
-    source: &Source<'_>,
-    members: &QuickMap<BucketId, &Member>,
-    ops: &[&Op],
-    rows: Vec<Option<Current>>,
-    page: &mut Page,
-) -> Vec<Vec<u8>> {
+fn append(source: &Source<'_>, buckets: &[&Member], ops: &[&Op], rows: Vec<Option<Current>>, page: &mut Page) -> Vec<Vec<u8>> {
     let mut moved = Vec::new();
     for (op, now) in ops.iter().zip(rows) {
-        let Some(member) = members.get(&op.bucket) else { continue };
+        let Some(member) = member(buckets, op) else { continue };
         let part = Part { member, rule: source.rule, entry: op.entry, table: source.table.tag, start: Start::On };
         match now {
             Some(Current { bucket: Ok(bucket), values, .. }) if bucket == op.bucket => page.row(part, &values),
@@ -188,13 +183,15 @@ pub fn touched(cursor: &Cursor, members: &[Member]) -> HashSet<(BucketId, EntryI
 /// Ops visible now and not in `base`, by (bucket, xid, op_id), from at most `limit` rows of the log; and whether there are more.
 fn ops(base: &Snapshot, buckets: &[&Member], after: Option<(BucketId, u64, i32)>, limit: usize) -> (Vec<Op>, bool) {
     let first = after.map_or(0, |(bucket, _, _)| buckets.partition_point(|m| m.id < bucket));
-    let ids: Vec<pgrx::Uuid> = buckets[first..].iter().map(|m| pgrx::Uuid::from_bytes(m.id.0)).collect();
-    if ids.is_empty() {
+    if first == buckets.len() {
         return (Vec::new(), false);
+    }
+    if let (None, Some(few)) = (after, of_few(base, buckets)) {
+        return (few, false);
     }
     // A page may have ended within a row of the log: `op_id` is the number of its last op.
     let (from, running) = base.missing();
-    let mut arguments = vec![argument(Some(ids)), argument(Some(from))];
+    let mut arguments = vec![ids(buckets[first..].iter().map(|m| &m.id)), argument(Some(from))];
     let mut behind = "";
     if let Some((bucket, xid, op_id)) = after {
         behind = "WHERE (o.bucket, o.xid, o.op_id) > ($3, $4::xid8, $5)";
@@ -215,21 +212,53 @@ fn ops(base: &Snapshot, buckets: &[&Member], after: Option<(BucketId, u64, i32)>
          FROM pg_catalog.unnest($1) AS b(id) CROSS JOIN LATERAL ({probes}) AS o
          {behind} ORDER BY o.bucket, o.xid, o.op_id LIMIT {limit}"
     );
-    let (mut found, mut rows) = (Vec::new(), 0);
+    let mut found = Vec::new();
+    let rows = log(&sql, &arguments, after, &mut found);
+    (found, rows == limit)
+}
+
+/// The same where only few transactions were committed since `base`: they are looked up, rather than so many buckets. None: it is not so,
+/// or what they changed, in whatever buckets, is more than [`FEW`] rows of the log.
+fn of_few(base: &Snapshot, buckets: &[&Member]) -> Option<Vec<Op>> {
+    let xids = Snapshot::active().since(base, FEW as u64)?;
+    if xids.is_empty() {
+        return Some(Vec::new());
+    }
+    if xids.len() * 2 > buckets.len() {
+        return None;
+    }
+    let list: Vec<String> = xids.iter().map(u64::to_string).collect();
+    let arguments = [argument(Some(format!("{{{}}}", list.join(","))))];
+    let sql = format!(
+        "SELECT pg_catalog.uuid_send(o.bucket), o.xid::text, o.op_id, o.entry, o.keys
+         FROM sync.op o WHERE o.xid = ANY ($1::xid8[]) LIMIT {}",
+        FEW + 1
+    );
+    let mut found = Vec::new();
+    if log(&sql, &arguments, None, &mut found) > FEW {
+        return None;
+    }
+    found.retain(|op| member(buckets, op).is_some());
+    found.sort_unstable_by_key(|op| (op.bucket, op.xid, op.op_id));
+    Some(found)
+}
+
+/// Appends the ops that a query of the log finds, those behind `after`. Answers how many rows of the log it read.
+fn log(sql: &str, arguments: &[Argument], after: Option<(BucketId, u64, i32)>, found: &mut Vec<Op>) -> usize {
+    let mut rows = 0;
     Spi::connect(|_| {
         let types: Vec<_> = arguments.iter().map(|(t, _)| *t).collect();
-        let mut query = Query::kept("reading the op log", &sql, &types);
-        query.each(&arguments, |mut row| {
+        Query::kept("reading the op log", sql, &types).each(arguments, |mut row| {
             let mut bytes = Vec::new();
             (0..5).for_each(|i| row.put(i, &mut bytes));
             rows += 1;
-            if !unfold(&bytes, after, &mut found) {
+            if !unfold(&bytes, after, found) {
                 error!("sync.op is damaged: restore it from a backup, or drop the rules and make them anew");
             }
             true
         })
     });
-    (found, rows == limit)
+    rows
 }
 
 /// Appends the ops of one row of the log that lie behind `after`. False for a damaged one.

@@ -30,25 +30,25 @@ impl Server {
         let part = |map: &HashMap<_, _>, bucket, entry| map.get(&(bucket, entry)).copied().unwrap_or_default();
         // A server that went back may have given an entry's number to one of another rule.
         let of_rule: HashMap<EntryId, usize> =
-            self.rules.iter().enumerate().flat_map(|(rule, r)| r.entries.iter().map(move |e| (e.id, rule))).collect();
+            self.catalog.rules.iter().enumerate().flat_map(|(rule, r)| r.entries.iter().map(move |e| (e.id, rule))).collect();
         let rule_of: HashMap<BucketId, usize> = self.members.iter().map(|m| (m.id, m.rule)).collect();
         let strange: HashSet<BucketId> = (theirs.keys())
             .filter(|(bucket, entry)| of_rule.get(entry).is_some_and(|rule| rule_of.get(bucket).is_some_and(|of| of != rule)))
             .map(|(bucket, _)| *bucket)
             .collect();
-        let waiting = self.rules.iter().flat_map(|r| &r.entries).any(|e| !e.ready);
+        let waiting = self.catalog.rules.iter().flat_map(|r| &r.entries).any(|e| !self.ready.contains(&e.id));
         let moved = stands.filter(|_| waiting).map(|cursor| changes::touched(cursor, &self.members));
         let untouched = |m: &Member, entry| {
             let known = stands.is_some_and(|cursor| cursor.entries.contains(&entry) && cursor.level(m.priority).is_some());
             known && moved.as_ref().is_some_and(|moved| !moved.contains(&(m.id, entry)))
         };
         let seen = self.seen_by_user(&theirs);
-        let equal = |m: &Member, e: &catalog::Entry| match (e.enforced, e.ready) {
+        let equal = |m: &Member, e: &catalog::Entry| match (e.enforced, self.ready.contains(&e.id)) {
             (true, _) => seen.get(&(m.id, e.id)).is_some_and(|sums| part(&theirs, m.id, e.id) == sums.total()),
             (false, true) => part(&theirs, m.id, e.id) == part(&ours, m.id, e.id),
             (false, false) => untouched(m, e.id),
         };
-        let equals = |m: &&Member| !strange.contains(&m.id) && self.rules[m.rule].entries.iter().all(|e| equal(m, e));
+        let equals = |m: &&Member| !strange.contains(&m.id) && self.catalog.rules[m.rule].entries.iter().all(|e| equal(m, e));
         let keep: Vec<BucketId> = self.members.iter().filter(equals).map(|m| m.id).collect();
         let mut cursor = Cursor::empty(self.lineage.clone());
         cursor.advance(ALL, &self.now);
@@ -75,7 +75,7 @@ impl Server {
         let views = self.views();
         let mut seen = HashMap::new();
         for member in &self.members {
-            for entry in self.rules[member.rule].entries.iter().filter(|e| e.enforced) {
+            for entry in self.catalog.rules[member.rule].entries.iter().filter(|e| e.enforced) {
                 let (Some(source), Some(view)) = (sources.get_mut(&entry.id), views.get(&entry.relation)) else { continue };
                 let count = theirs.get(&(member.id, entry.id)).map_or(0, |content| content.count);
                 seen.insert((member.id, entry.id), source.range_sums(member, RangeSums::bits_for(count), Some(view)));
@@ -91,12 +91,15 @@ impl Server {
         held: &[BucketId],
         sources: &mut HashMap<EntryId, Source<'_>>,
     ) -> Differences {
-        let members: HashMap<BucketId, &Member> = self.members.iter().map(|m| (m.id, m)).collect();
         let mut found = Differences::new();
+        if theirs.is_empty() {
+            return found;
+        }
+        let members: HashMap<BucketId, &Member> = self.members.iter().map(|m| (m.id, m)).collect();
         for part in theirs {
             checked(&part.sums);
             let (Some(member), Some(source)) = (members.get(&part.bucket), sources.get_mut(&part.entry)) else { continue };
-            let is_of_rule = self.rules[member.rule].entries.iter().any(|e| e.id == part.entry && !e.enforced);
+            let is_of_rule = self.catalog.rules[member.rule].entries.iter().any(|e| e.id == part.entry && !e.enforced);
             if !is_of_rule || held.binary_search(&part.bucket).is_ok() || found.contains_key(&(part.bucket, part.entry)) {
                 continue;
             }

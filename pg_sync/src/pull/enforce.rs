@@ -123,13 +123,13 @@ impl<'a> Enforced<'a> {
 impl Server {
     /// How the user looks at the tables of enforced entries.
     pub fn views(&self) -> HashMap<Oid, View<'_>> {
-        let entries = || self.rules.iter().flat_map(|r| &r.entries).filter(|e| e.enforced);
-        let tables = self.tables.iter().filter(|t| entries().any(|e| e.relation == t.relation));
+        let entries = || self.catalog.rules.iter().flat_map(|r| &r.entries).filter(|e| e.enforced);
+        let tables = self.catalog.tables.iter().filter(|t| entries().any(|e| e.relation == t.relation));
         self.viewer.iter().flat_map(|viewer| tables.clone().map(|table| (table.relation, viewer.of(table)))).collect()
     }
 
     pub fn is_enforced(&self, entry: EntryId) -> bool {
-        self.rules.iter().flat_map(|r| &r.entries).any(|e| e.id == entry && e.enforced)
+        self.catalog.rules.iter().flat_map(|r| &r.entries).any(|e| e.id == entry && e.enforced)
     }
 
     /// What the device has of enforced parts: as its cursor says, in buckets that it holds; on the first page of a pass as it says itself,
@@ -157,7 +157,7 @@ impl Server {
         if begins {
             let rules: HashMap<BucketId, usize> = self.members.iter().map(|m| (m.id, m.rule)).collect();
             for part in theirs.iter().filter(|p| !holds(&p.bucket)) {
-                let of_rule = |rule: &usize| self.rules[*rule].entries.iter().any(|e| e.id == part.entry && e.enforced);
+                let of_rule = |rule: &usize| self.catalog.rules[*rule].entries.iter().any(|e| e.id == part.entry && e.enforced);
                 if rules.get(&part.bucket).is_some_and(of_rule) {
                     checked(&part.sums);
                     enforced.before.insert((part.bucket, part.entry), part.sums.clone());

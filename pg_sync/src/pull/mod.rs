@@ -1,7 +1,7 @@
 //! `sync.pull`: what changed for a device, in one snapshot per page. Reads only.
 //!
 //! # Layout
-//! - [`members`]: which buckets the user may hold
+//! - [`state`]: what is read first; [`members`]: which buckets the user may hold
 //! - [`cursor`]: the tokens in which the device keeps for the server where it stands
 //! - [`changes`]: known buckets, from the op log; [`source`]: new ones and current rows, from the tables
 //! - [`enforce`]: parts of which only what the user's policies show is handed out
@@ -14,17 +14,17 @@ mod enforce;
 pub mod members;
 mod page;
 pub mod source;
+mod state;
 pub mod sums;
 
 use crate::access::viewer::{Session, Viewer};
 use crate::auth::sign;
-use crate::catalog::{self, Rule, SyncedTable};
-use crate::error::{raise, spi};
+use crate::catalog::{self, Catalog, SyncedTable};
+use crate::error::raise;
 use crate::identity::{self, asking_user};
 use crate::lineage::{Lineage, Standing};
 use crate::push::subtransaction::{only_reads, unless_locked};
 use crate::push::REVOKED;
-use crate::query::Kept;
 use crate::render::pinned;
 use crate::snapshot::{self, Snapshot};
 use compare::{Differ, Differences};
@@ -34,11 +34,13 @@ use members::Member;
 use page::{Page, Part, Start};
 use pgrx::prelude::*;
 use source::Source;
+use state::State;
 use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
 use sync_shared::envelope;
 use sync_shared::hash::{BucketId, SetDigest};
 use sync_shared::limits;
-use sync_shared::message::{BatchId, BatchRandom, Delta, EntryId, Notice, NoticeKind, PartChanges, PartSum, PullRequest};
+use sync_shared::message::{BatchId, Delta, EntryId, Notice, NoticeKind, PartChanges, PartSum, PullRequest};
 use sync_shared::ranges::Ranges;
 
 /// The smallest page, in bytes.
@@ -96,45 +98,44 @@ enum Answer {
 
 /// Everything that a page is made from.
 struct Server {
-    rules: Vec<Rule>,
-    tables: Vec<SyncedTable>,
+    catalog: Rc<Catalog>,
+    /// Entries whose sums are known.
+    ready: HashSet<EntryId>,
     members: Vec<Member>,
     /// The user as policies see them, where an entry is enforced.
     viewer: Option<Viewer>,
     now: Snapshot,
     lineage: Lineage,
-    generation: i64,
+    horizon: u64,
     last_batch: Option<BatchId>,
 }
 
 fn answer(request: &PullRequest, user: String, session: Session) -> Answer {
-    refuse_if_moved();
-    let known = known(request.device);
-    if let Some(kind) = known.revoked {
+    let state = State::read(request.device);
+    let catalog = Catalog::at(state.generation);
+    refuse_if_moved(state.waits || catalog.moved);
+    if let Some(kind) = state.revoked {
         return Answer::Notice(kind, REVOKED.into());
     }
-    let rules = catalog::rules();
-    let tables = catalog::tables();
-    let generation = catalog::generation();
-    if was_rewritten(generation) {
+    if was_rewritten(&catalog) {
         return Answer::Notice(NoticeKind::Retry, "a synced table is being rewritten: ask again".into());
     }
-    let Some(lineage) = Lineage::current() else {
+    let Some(lineage) = Lineage::current(state.mark) else {
         return Answer::Notice(NoticeKind::Retry, "the server has just been started, and leaves a mark first: ask again".into());
     };
-    let now = Snapshot::active();
-    let (base, running, pass) = match standing(request, &lineage, &now) {
+    let (now, horizon) = (Snapshot::active(), state.horizon);
+    let (base, running, pass) = match standing(request, &lineage, &now, horizon) {
         Ok(found) => found,
         Err((kind, message)) => return Answer::Notice(kind, message),
     };
-    let members = members::of(&user, &rules, &request.subscriptions);
-    let asks = rules.iter().flat_map(|r| &r.entries).any(|e| e.enforced);
+    let members = members::of(&user, &catalog.rules, &request.subscriptions);
+    let asks = catalog.rules.iter().flat_map(|r| &r.entries).any(|e| e.enforced);
     let claims = identity::believed_claims;
     let viewer = asks.then(|| Viewer::new(user.clone(), identity::writing_role(), claims().as_ref(), session));
-    let server = Server { rules, tables, members, viewer, now, lineage, generation, last_batch: known.last_batch };
+    let server = Server { catalog, ready: state.ready, members, viewer, now, lineage, horizon, last_batch: state.last_batch };
     if let Some(sums) = &request.sums {
-        let stands =
-            cursor::decode(&request.cursor).filter(|base| lineage_and_log(base, None, &server.lineage, &server.now).is_ok());
+        let stands = cursor::decode(&request.cursor)
+            .filter(|base| lineage_and_log(base, None, &server.lineage, &server.now, server.horizon).is_ok());
         return Answer::Verified(server.verify(sums, stands.as_ref()));
     }
     let held = match (&running, server.held(request)) {
@@ -150,7 +151,7 @@ fn answer(request: &PullRequest, user: String, session: Session) -> Answer {
 /// Where the device stands: what it has (published or staged), the pass it is in, and the token that said so.
 type Place = (Cursor, Option<Running>, Option<Pass>);
 
-fn standing(request: &PullRequest, lineage: &Lineage, now: &Snapshot) -> Result<Place, (NoticeKind, String)> {
+fn standing(request: &PullRequest, lineage: &Lineage, now: &Snapshot, horizon: u64) -> Result<Place, (NoticeKind, String)> {
     let unreadable = || (NoticeKind::Resync, "the cursor is not one of this server's version".to_owned());
     let (base, running, pass) = if request.sums.is_some() {
         (Cursor::empty(lineage.clone()), None, None)
@@ -167,7 +168,7 @@ fn standing(request: &PullRequest, lineage: &Lineage, now: &Snapshot) -> Result<
     if base.shown.iter().any(|(.., sums)| sums.check().is_err()) || differ.clone().any(|(.., ranges)| ranges.check().is_err()) {
         return Err(unreadable());
     }
-    lineage_and_log(&base, running.as_ref(), lineage, now)?;
+    lineage_and_log(&base, running.as_ref(), lineage, now, horizon)?;
     Ok((base, running, pass))
 }
 
@@ -177,6 +178,7 @@ fn lineage_and_log(
     running: Option<&Running>,
     lineage: &Lineage,
     now: &Snapshot,
+    horizon: u64,
 ) -> Result<(), (NoticeKind, String)> {
     match lineage.standing_of(&base.lineage) {
         Standing::Valid => {}
@@ -186,7 +188,6 @@ fn lineage_and_log(
         Standing::Other(why) => return Err((NoticeKind::Restored, format!("the server's history has changed: {why}"))),
     }
     let seen = base.levels.iter().map(|(_, s)| s).chain(running.map(|r| &r.start));
-    let horizon = horizon();
     for snapshot in seen {
         if snapshot::is_ahead(snapshot) {
             let message = "the server's history has changed: its transactions end before what the device saw";
@@ -208,8 +209,8 @@ fn lineage_and_log(
 
 /// In a restored, copied or upgraded database the capture triggers do nothing until the rules have been read anew: what they miss
 /// must not look like no change.
-pub fn refuse_if_moved() {
-    if catalog::has_moved() {
+pub fn refuse_if_moved(moved: bool) {
+    if moved {
         raise(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             "this database was restored, copied or upgraded, and its rules were not read again yet: call sync.maintain() once",
@@ -217,38 +218,23 @@ pub fn refuse_if_moved() {
     }
 }
 
-/// Ops of transactions before this one are no longer in the log.
-fn horizon() -> u64 {
-    let text = Spi::connect(|c| c.select(Kept("SELECT xid::text FROM sync.horizon"), Some(1), &[])?.first().get_one::<String>());
-    spi("reading sync.horizon", text).and_then(|t| t.parse().ok()).unwrap_or(0)
-}
-
 /// A TRUNCATE or rewrite that committed after our snapshot makes a table look empty, and a rule changed meanwhile no longer fits
 /// what we read: both are seen by comparing the snapshot's catalog with the current one, under a lock that keeps it so. Partitions are
 /// locked too, since each may be truncated by itself.
-fn was_rewritten(generation: i64) -> bool {
-    let sql = Kept("SELECT pg_catalog.array_agg(relid ORDER BY relid) FROM sync.captured");
-    let relations = Spi::connect(|c| c.select(sql, Some(1), &[])?.first().get_one::<Vec<pgrx::pg_sys::Oid>>());
-    snapshot::lock_shared(&spi("reading sync.captured", relations).unwrap_or_default());
-    let same = Spi::connect(|c| {
-        // One look into an index for each, however many other relations there are.
-        let sql = "SELECT coalesce(pg_catalog.bool_and(k.same), true) FROM sync.captured t CROSS JOIN LATERAL (
-                 SELECT coalesce(pg_catalog.pg_relation_filenode(c.oid) = c.relfilenode, false) AS same
-                 FROM pg_catalog.pg_class c WHERE c.oid = t.relid AND c.relkind = 'r' OFFSET 0) AS k";
-        c.select(Kept(sql), Some(1), &[])?.first().get_one::<bool>()
-    });
-    let same = spi("comparing relations", same).unwrap_or(false);
-    !same || snapshot::with_latest(catalog::generation) != generation
+fn was_rewritten(catalog: &Catalog) -> bool {
+    snapshot::lock_shared(&catalog.captured);
+    !catalog.captured.iter().all(|&relation| snapshot::has_same_file(relation))
+        || snapshot::with_latest(catalog::generation) != catalog.generation.number
 }
 
 impl Server {
     fn table(&self, relation: pgrx::pg_sys::Oid) -> Option<&SyncedTable> {
-        self.tables.iter().find(|t| t.relation == relation)
+        self.catalog.tables.iter().find(|t| t.relation == relation)
     }
 
     /// Entry ids with their rule's priority.
     fn entries(&self) -> impl Iterator<Item = (EntryId, u8)> + '_ {
-        self.rules.iter().flat_map(|r| r.entries.iter().map(|e| (e.id, r.priority)))
+        self.catalog.rules.iter().flat_map(|r| r.entries.iter().map(|e| (e.id, r.priority)))
     }
 
     /// The ids of all members, sorted.
@@ -356,7 +342,7 @@ impl Server {
             more: false,
             user,
             server_time: snapshot::now_micros(),
-            schema: (request.schema != self.generation).then(|| catalog::schema(&self.tables)),
+            schema: (request.schema != self.catalog.generation.number).then(|| catalog::schema(&self.catalog.tables)),
             buckets: Vec::new(),
             gone_buckets: Vec::new(),
             gone_entries: Vec::new(),
@@ -381,7 +367,7 @@ impl Server {
     /// How the given entries' rows are read.
     fn sources(&self, entries: &HashSet<EntryId>) -> HashMap<EntryId, Source<'_>> {
         let mut sources = HashMap::new();
-        for rule in &self.rules {
+        for rule in &self.catalog.rules {
             for entry in rule.entries.iter().filter(|e| entries.contains(&e.id)) {
                 if let Some(table) = self.table(entry.relation) {
                     sources.insert(entry.id, Source::new(rule, entry, table));
@@ -426,14 +412,13 @@ impl Server {
         // Which parts earlier pages touched is not known here, so then all of them are compared.
         let parts: Vec<(BucketId, EntryId)> = if staged {
             let members = self.members.iter().filter(|m| m.priority <= upto);
-            members.flat_map(|m| self.rules[m.rule].entries.iter().map(|e| (m.id, e.id))).collect()
+            members.flat_map(|m| self.catalog.rules[m.rule].entries.iter().map(|e| (m.id, e.id))).collect()
         } else {
             let of = |c: &PartChanges| &page.buckets[c.bucket as usize];
             let touched: HashSet<_> =
                 page.changes.iter().filter(|c| of(c).priority <= upto).map(|c| (of(c).id, c.entry)).collect();
             touched.into_iter().collect()
         };
-        let ready: HashSet<EntryId> = self.rules.iter().flat_map(|r| &r.entries).filter(|e| e.ready).map(|e| e.id).collect();
         let mut buckets: Vec<BucketId> = parts.iter().map(|(b, _)| *b).collect();
         buckets.sort_unstable();
         buckets.dedup();
@@ -441,7 +426,7 @@ impl Server {
         let content = |part: &(BucketId, EntryId)| match self.is_enforced(part.1) {
             // Of rows that the user sees: those that the device has with this page.
             true => enforced.content(*part),
-            false => ready.contains(&part.1).then(|| sums.get(part).copied().unwrap_or_default()),
+            false => self.ready.contains(&part.1).then(|| sums.get(part).copied().unwrap_or_default()),
         };
         delta.sums = (parts.iter().filter(|part| cursor.entries.contains(&part.1)))
             .filter_map(|part| Some(PartSum { bucket: part.0, entry: part.1, content: content(part)? }))
@@ -468,7 +453,7 @@ impl Server {
         // Those that the log is about: of enforced ones it says nothing that counts.
         let known: HashSet<EntryId> =
             base.entries.iter().copied().filter(|e| entries.contains(e) && !self.is_enforced(*e)).collect();
-        let mut priorities: Vec<u8> = self.rules.iter().map(|r| r.priority).collect();
+        let mut priorities: Vec<u8> = self.catalog.rules.iter().map(|r| r.priority).collect();
         priorities.dedup();
         let position = running.map(|r| &r.position);
         let upto = running.map_or(ALL, |r| r.upto);
@@ -529,9 +514,9 @@ impl Server {
         let mut new = false;
         // `held` has none that is not a member.
         let all_held = held.len() == self.members.len();
-        let news: Vec<bool> = self.rules.iter().map(|r| r.entries.iter().any(|e| !known.contains(&e.id))).collect();
+        let news: Vec<bool> = self.catalog.rules.iter().map(|r| r.entries.iter().any(|e| !known.contains(&e.id))).collect();
         for member in members {
-            let rule = &self.rules[member.rule];
+            let rule = &self.catalog.rules[member.rule];
             let is_fresh = !all_held && held.binary_search(&member.id).is_err();
             if !is_fresh && !news[member.rule] {
                 continue;
@@ -593,28 +578,4 @@ enum Walk {
     Publish(u8),
     /// Up to here.
     Cut(Position),
-}
-
-/// What the server knows of the device that asks. One that never pushed is unknown.
-#[derive(Default)]
-struct Known {
-    /// Its last batch that this snapshot includes.
-    last_batch: Option<BatchId>,
-    /// What it is told, once it was revoked.
-    revoked: Option<NoticeKind>,
-}
-
-fn known(device: uuid::Uuid) -> Known {
-    const SQL: &str = "SELECT last_number, last_random, revoked IS NOT NULL, wipe FROM sync.device WHERE device = $1";
-    let device = pgrx::Uuid::from_bytes(*device.as_bytes());
-    let found = Spi::connect(|c| {
-        let Some(row) = c.select(Kept(SQL), Some(1), &[device.into()])?.next() else { return Ok(Known::default()) };
-        let last = row.get::<i64>(1)?.zip(row.get::<pgrx::Uuid>(2)?);
-        let told = if row.get(4)?.unwrap_or(false) { NoticeKind::Wipe } else { NoticeKind::Revoked };
-        Ok::<_, pgrx::spi::Error>(Known {
-            last_batch: last.map(|(number, random)| BatchId { number, random: BatchRandom::new(*random.as_bytes()) }),
-            revoked: row.get(3)?.unwrap_or(false).then_some(told),
-        })
-    });
-    spi("reading sync.device", found)
 }

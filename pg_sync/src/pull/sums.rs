@@ -1,6 +1,6 @@
 //! Content sums of parts in this snapshot: `base + all ops of the part that are visible`. No order is needed.
 
-use crate::query::{argument, Query};
+use crate::query::{ids, Query};
 use pgrx::prelude::*;
 use std::collections::HashMap;
 use sync_shared::hash::{BucketId, ContentSum};
@@ -19,9 +19,8 @@ pub fn of(buckets: &[BucketId]) -> HashMap<(BucketId, EntryId), ContentSum> {
     if buckets.is_empty() {
         return sums;
     }
-    let ids: Vec<pgrx::Uuid> = buckets.iter().map(|b| pgrx::Uuid::from_bytes(b.0)).collect();
     Spi::connect(|_| {
-        let arguments = [argument(Some(ids))];
+        let arguments = [ids(buckets.iter())];
         let mut query = Query::kept("summing buckets", SQL, &[arguments[0].0]);
         query.each(&arguments, |mut row| {
             let mut bytes = Vec::new();

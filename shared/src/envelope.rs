@@ -10,6 +10,7 @@
 //! | 9-12 | CRC-32 (zlib's) of bytes 0 to 8 and of what follows, big endian |
 //! | 13.. | the body: MessagePack, structs as arrays |
 
+use crate::count;
 use crate::error::{Error, Result};
 use crate::limits;
 use serde::{de::DeserializeOwned, Serialize};
@@ -64,6 +65,22 @@ pub trait Message: Serialize + DeserializeOwned {
     const KIND: Kind;
     /// The most bytes of a body.
     const BYTES: usize = limits::MESSAGE_BYTES;
+    /// The most values of a body.
+    const VALUES: usize = limits::MESSAGE_VALUES;
+}
+
+/// Refuses a body of too many values. Only one that has as many bytes is looked at.
+fn check_values(body: &[u8], limit: usize) -> Result<()> {
+    let found = if body.len() > limit { count::values(body) } else { 0 };
+    if found > limit {
+        return Err(Error::TooLarge { what: "values", found: found as u64, limit: limit as u64 });
+    }
+    Ok(())
+}
+
+/// How many values a compressed body may have.
+fn values_limit<M: Message>(packed: usize) -> usize {
+    M::VALUES.min(limits::VALUES_FREE.max(packed.saturating_mul(limits::VALUES_EXPANSION)))
 }
 
 /// The bytes of a message, compressed where it helps.
@@ -72,10 +89,12 @@ pub fn encode<M: Message>(message: &M) -> Result<Vec<u8>> {
     if body.len() > M::BYTES {
         return Err(Error::TooLarge { what: "bytes", found: body.len() as u64, limit: M::BYTES as u64 });
     }
+    check_values(&body, M::VALUES)?;
     let packed = if body.len() >= COMPRESS_FROM {
         // A body that shrinks more than a receiver allows travels as it is.
         Some(zstd::bulk::compress(&body, ZSTD_LEVEL).map_err(Error::damaged)?)
             .filter(|packed| packed.len() < body.len() && body.len() <= expanded_limit(packed.len()))
+            .filter(|packed| check_values(&body, values_limit::<M>(packed.len())).is_ok())
     } else {
         None
     };
@@ -162,6 +181,7 @@ pub fn decode<M: Message>(bytes: &[u8]) -> Result<M> {
     if body.len() != declared {
         return Err(Error::damaged("its length is not the declared one"));
     }
+    check_values(body, if bytes[4] == CODEC_NONE { M::VALUES } else { values_limit::<M>(content.len()) })?;
     let mut decoder = rmp_serde::Deserializer::new(std::io::Cursor::new(body));
     decoder.set_max_depth(limits::DEPTH);
     let message = M::deserialize(&mut decoder).map_err(Error::damaged)?;

@@ -10,13 +10,14 @@
 //! - [`envelope`]: the versioned header and compression around a message; [`signed`]: the signatures in front of it
 //! - [`undone`]: what rejected batches leave behind in those made on top of them
 //! - [`clock`]: the order of edits made on different devices
-//! - [`limits`], [`error`]: what is refused, and how it is said
+//! - [`limits`], [`count`], [`error`]: what is refused, and how it is said
 //!
 //! The crate is pure: no database, clock, randomness or I/O.
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
 pub mod clock;
+pub mod count;
 pub mod envelope;
 pub mod error;
 pub mod hash;

@@ -7,10 +7,20 @@ pub const WIRE_VERSION_OLDEST: u8 = 1;
 
 /// A message's body after decompression, in bytes.
 pub const MESSAGE_BYTES: usize = 256 << 20;
-/// The same of a push request: one batch of the largest size, and what goes with it. Decoded values take up to 32 times their bytes.
+/// The same of a push request: one batch of the largest size, and what goes with it.
 pub const PUSH_REQUEST_BYTES: usize = BATCH_BYTES + PUSH_BYTES;
 /// The same of a pull request: a million buckets with the sums of three parts each.
 pub const PULL_REQUEST_BYTES: usize = 128 << 20;
+/// The most values in a message's body, each array being one: a decoded one takes 32 bytes, and what it points to.
+pub const MESSAGE_VALUES: usize = MESSAGE_BYTES / 8;
+/// How many values a compressed body may have for each of its bytes.
+pub const VALUES_EXPANSION: usize = 100;
+/// A body may have so many values, however small its compressed form is.
+pub const VALUES_FREE: usize = 1 << 18;
+/// The most values of a push request. Small rows have about five bytes a value, with the names of their columns.
+pub const PUSH_REQUEST_VALUES: usize = PUSH_REQUEST_BYTES / 4;
+/// The same of one batch; the device refuses a larger one when it is sealed.
+pub const BATCH_VALUES: usize = BATCH_BYTES / 4;
 /// How many times larger than its compressed form a body may claim to be. zstd's own best on real rows is about 100.
 pub const EXPANSION: usize = 2_000;
 /// A body of up to this size may have any ratio, in bytes.

@@ -572,6 +572,7 @@ impl Message for PullRequest {
 impl Message for PushRequest {
     const KIND: Kind = Kind::PushRequest;
     const BYTES: usize = limits::PUSH_REQUEST_BYTES;
+    const VALUES: usize = limits::PUSH_REQUEST_VALUES;
 }
 impl Message for Delta {
     const KIND: Kind = Kind::Delta;

@@ -1,10 +1,12 @@
 //! Each limit of a message: taken at the limit, refused in plain words one beyond it.
 
 use serde::{Deserialize, Serialize};
+use sync_shared::count::values;
 use sync_shared::envelope::{self, Kind, Message};
-use sync_shared::message::{Delta, PullRequest, PushRequest};
+use sync_shared::hash::tag;
+use sync_shared::message::{Batch, BatchId, BatchRandom, Change, ChangeKind, Delta, PullRequest, PushRequest};
 use sync_shared::ranges::{RangeSums, Ranges};
-use sync_shared::{limits, row, Error, ValueRef};
+use sync_shared::{limits, row, Error, Value, ValueRef};
 
 /// Arrays in arrays.
 #[derive(Serialize, Deserialize)]
@@ -26,7 +28,7 @@ fn of_kind(kind: Kind, codec: u8, declared: usize, body: &[u8]) -> Vec<u8> {
 }
 
 fn refusal(bytes: &[u8]) -> String {
-    envelope::decode::<PushRequest>(bytes).expect_err("it is no request").to_string()
+    envelope::decode::<PushRequest>(bytes).err().expect("it is no request").to_string()
 }
 
 #[test]
@@ -52,9 +54,71 @@ fn bytes_of_a_message() {
     }
 }
 
+/// A push request whose only change has so many NULLs, and how many values that makes: each is a byte here, and 32 where it is decoded.
+fn nulls(count: usize) -> (Vec<u8>, usize) {
+    let mut change = Change {
+        table: tag("t"),
+        kind: ChangeKind::Insert,
+        key: vec![Value::Integer(1)],
+        columns: vec![],
+        old: vec![],
+        new: vec![Value::Null; 1 << 16],
+        rest: None,
+        below: vec![],
+    };
+    let pack = |change: &Change| {
+        let id = BatchId { number: 1, random: BatchRandom::new([1; 16]) };
+        let batches =
+            vec![Batch { id, edited: 0, user: "ann".into(), changes: vec![change.clone()], note: String::new(), whole: false }];
+        let device = uuid::Uuid::from_bytes([7; 16]);
+        rmp_serde::to_vec(&PushRequest { device, batches, wants: vec![], held: vec![], differ: None }).expect("encodes")
+    };
+    let body = pack(&change);
+    change.new.clear();
+    let others = values(&pack(&change));
+    // The array of NULLs, with another length.
+    let head = [&[0xdd_u8][..], &(1_u32 << 16).to_be_bytes()].concat();
+    let at = body.windows(head.len()).position(|bytes| bytes == head).expect("the array") + 1;
+    let mut body = [&body[..at], &(count as u32).to_be_bytes(), &body[at + 4..]].concat();
+    let nulls = at + 4;
+    body.splice(nulls..nulls + (1 << 16), std::iter::repeat_n(0xc0, count));
+    let values = others + count;
+    (body, values)
+}
+
+#[test]
+fn values_of_a_message() {
+    let most = limits::PUSH_REQUEST_VALUES;
+    let others = nulls(1 << 16).1 - (1 << 16);
+    let (at, values) = nulls(most - others);
+    assert_eq!(values, most);
+    let request = envelope::decode::<PushRequest>(&message(0, at.len(), &at)).expect("as many as may be");
+    assert_eq!(request.batches[0].changes[0].new.len(), most - others);
+    drop(request);
+    let (beyond, _) = nulls(most - others + 1);
+    assert!(beyond.len() < limits::PUSH_REQUEST_BYTES / 2, "its bytes are few enough");
+    let said = |limit: usize| format!("the message declares {} values, the limit is {limit}", limit + 1);
+    assert_eq!(refusal(&message(0, beyond.len(), &beyond)), said(most));
+    // A few bytes that are many values.
+    let packed = |body: &[u8]| message(1, body.len(), &zstd::bulk::compress(body, 1).expect("compresses"));
+    let (free, _) = nulls(limits::VALUES_FREE - others);
+    assert!(packed(&free).len() < 1000);
+    assert!(envelope::decode::<PushRequest>(&packed(&free)).is_ok());
+    let (many, _) = nulls(limits::VALUES_FREE - others + 1);
+    assert_eq!(refusal(&packed(&many)), said(limits::VALUES_FREE));
+    // They may be sent, at the length that they have.
+    let request: PushRequest = envelope::decode(&message(0, many.len(), &many)).expect("a request");
+    let sent = envelope::encode(&request).expect("encodes");
+    assert!(sent.len() > many.len() && envelope::decode::<PushRequest>(&sent).expect("arrives") == request);
+}
+
 #[test]
 fn expansion_of_a_message() {
-    let zeros = |n| zstd::bulk::compress(&vec![0; n], 1).expect("zeros compress");
+    // One blob, since there is a limit of values, too.
+    let zeros = |n: usize| {
+        let head = [&[0xc6][..], &(n as u32 - 5).to_be_bytes()].concat();
+        zstd::bulk::compress(&[head, vec![0; n - 5]].concat(), 1).expect("zeros compress")
+    };
     let (packed, free) = (zeros(limits::EXPANSION_FREE), limits::EXPANSION_FREE);
     assert!(packed.len() * limits::EXPANSION < free);
     assert!(refusal(&message(1, free, &packed)).contains("damaged"), "unpacked, and no request");

@@ -17,7 +17,7 @@ use crate::trust;
 use serde_bytes::ByteArray;
 use sync_shared::hash::BatchName;
 use sync_shared::message::{Batch, BatchId, Change, PushRequest};
-use sync_shared::{envelope, limits, Value, ValueRef};
+use sync_shared::{count, envelope, limits, Value, ValueRef};
 use uuid::Uuid;
 
 // States of a batch, as sql/tables.sql lists them. 2 is confirmed, 3 rejected.
@@ -98,16 +98,37 @@ impl<'c> Writer<'c> {
     pub fn end(&mut self, infos: &[TableInfo]) -> Result<bool> {
         let Some((id, name, bytes)) = self.open.take() else { return Ok(true) };
         self.foot.run(&[ValueRef::Integer(id), ValueRef::Integer(bytes as i64), ValueRef::Blob(&name.finish())])?;
-        if bytes as i64 <= self.limit {
-            return Ok(true);
-        }
-        let message = format!(
-            "this transaction has {bytes} bytes, more than the {} that the setting batch_bytes (in sync_setting, at most {}) allows: write the rows again in smaller transactions",
-            self.limit,
-            limits::BATCH_BYTES
-        );
+        let message = if bytes as i64 > self.limit {
+            format!(
+                "this transaction has {bytes} bytes, more than the {} that the setting batch_bytes (in sync_setting, at most {}) allows: write the rows again in smaller transactions",
+                self.limit,
+                limits::BATCH_BYTES
+            )
+        } else {
+            // Each value has a byte at least.
+            let values = if bytes > limits::BATCH_VALUES { self.values(id)? } else { 0 };
+            if values <= limits::BATCH_VALUES {
+                return Ok(true);
+            }
+            format!(
+                "this transaction has {values} values, with the names of columns, more than the {} that a server takes at once: write the rows again in smaller transactions",
+                limits::BATCH_VALUES
+            )
+        };
         reject(self.db, infos, id, "too_large", &message, "")?;
         Ok(false)
+    }
+}
+
+impl Writer<'_> {
+    /// How many values the changes of a batch have on the wire.
+    fn values(&self, id: i64) -> Result<usize> {
+        let mut values = 0;
+        self.db.prepare("SELECT body FROM main.sync_change WHERE batch = ?1")?.each(&[ValueRef::Integer(id)], |row| {
+            values += count::values(&row.blob(0));
+            Ok(true)
+        })?;
+        Ok(values)
     }
 }
 

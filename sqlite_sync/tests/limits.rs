@@ -132,3 +132,24 @@ fn indexes_of_a_table() {
         assert_eq!(Device::new().apply_bytes(&only(schema).bytes()).is_ok(), works);
     }
 }
+
+#[test]
+#[ignore = "it takes two minutes to write 17 million values: run it with --ignored"]
+fn values_of_a_batch() {
+    // A value is a byte here, the name of its column five: fewer bytes than a batch may have.
+    let columns =
+        (0..limits::COLUMNS).map(|i| column(&format!("c{i}"), Affinity::Integer, i as u16 + 1, u16::from(i == 0))).collect();
+    let device = Device::new();
+    device.apply(&only(Schema { generation: 1, tables: vec![table("wide", columns)] }));
+    let rows = limits::BATCH_VALUES / (2 * limits::COLUMNS);
+    let ones = vec!["1"; limits::COLUMNS - 1].join(", ");
+    let insert = |rows: usize, from: usize| {
+        let rows = format!("WITH RECURSIVE n(i) AS (SELECT {from} UNION ALL SELECT i + 1 FROM n WHERE i < {})", from + rows - 1);
+        device.run(&format!("{rows} INSERT INTO wide SELECT i, {ones} FROM n"));
+        device.push().len()
+    };
+    assert_eq!(insert(rows + 20, 100_000), 0);
+    let say = device.text("SELECT code || ': ' || message FROM sync_rejected");
+    assert!(say.starts_with("too_large: ") && say.contains("16777216") && say.contains("smaller transactions"), "{say}");
+    assert_eq!(insert(100, 1), 1, "the next one is sent");
+}

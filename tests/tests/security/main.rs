@@ -2,6 +2,7 @@
 
 mod access;
 mod claims;
+mod decoder;
 mod devices;
 mod dids;
 mod encrypted;

@@ -157,6 +157,7 @@ pub async fn receive(gateway: &Gateway, turn: &Turn, headers: &HeaderMap, mut bo
 struct Owned {
     row: Row,
     _room: Taken,
+    _large: Option<OwnedSemaphorePermit>,
     _turn: Turn,
 }
 
@@ -175,9 +176,15 @@ impl Answer {
     pub fn new(gateway: &Gateway, row: Row, turn: Turn) -> Result<Answer, Refusal> {
         let size = row.try_get::<_, &[u8]>(0).map_err(|e| Refusal::of(&e))?.len();
         // A push that was applied and is not answered is sent again, and known.
+        let large = if size > SMALL {
+            let leave = turn.large();
+            Some(leave.ok_or_else(|| Refusal::too_many("take the answers that wait for this token first, then ask again", 2))?)
+        } else {
+            None
+        };
         let room = gateway.room.answer(size);
         let room = room.ok_or_else(|| Refusal::later("too many answers wait to be taken: ask again later", 2))?;
-        Ok(Answer(Bytes::from_owner(Owned { row, _room: room, _turn: turn })))
+        Ok(Answer(Bytes::from_owner(Owned { row, _room: room, _large: large, _turn: turn })))
     }
 
     /// Bytes of all of it.

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep_until, Instant, Sleep};
 
 /// Bytes that buy a second more.
-const SECOND: f64 = 8_192.0;
+const SECOND: f64 = 4_096.0;
 
 /// A client's socket. It may keep the gateway waiting for so long in all; what it takes makes up for it.
 pub struct Paced<G> {

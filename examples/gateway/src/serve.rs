@@ -66,7 +66,7 @@ impl Bound {
         let (tell, ending) = told::channel(false);
         // Each connection holds one end for as long as it lives.
         let (lives, mut all) = mpsc::channel::<()>(1);
-        let room = Arc::new(Semaphore::new(gateway.settings.max_connections));
+        let room = Arc::new(Semaphore::new(connections(&gateway.settings)));
         let few = Arc::new(Semaphore::new(OPERATORS));
         let [addresses, anybody] = [gateway.settings.max_per_address(), u32::MAX].map(|each| Arc::new(Counts::new(each)));
         let devices = routes::devices(gateway.clone(), self.operators.is_none());
@@ -104,6 +104,22 @@ impl Bound {
             eprintln!("sync-gateway: some requests were still under way after {drain:?} and are cut off");
         }
     }
+}
+
+/// How many clients there may be: fewer than the process may open files, or Postgres could not be reached when all have come.
+fn connections(settings: &Settings) -> usize {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let files =
+        limits.lines().find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().next()?.parse::<usize>().ok());
+    // Each call may need another connection to be cancelled on.
+    let own = settings.pool as usize * 2 + OPERATORS + 32;
+    let most = files.map_or(usize::MAX, |files| files.saturating_sub(own).max(1));
+    if most < settings.max_connections {
+        eprintln!(
+            "sync-gateway: only {most} connections of clients fit into \"ulimit -n\": raise it, or lower --max-connections"
+        );
+    }
+    settings.max_connections.min(most)
 }
 
 struct Lives(Arc<Gateway>);

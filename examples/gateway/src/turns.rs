@@ -10,6 +10,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// Tokens that are remembered are between so many and twice as many.
 const KNOWN: usize = 100_000;
 
+/// Large answers of one token that are not sent yet: a device takes one after the other.
+const LARGE: usize = 4;
+
 /// Who has requests under way. A token that is not looked at yet has turns too: they are its own and nobody else's.
 pub struct Turns {
     /// Requests of one token, until the last byte of their answer.
@@ -27,6 +30,7 @@ pub struct Turns {
 struct Several {
     count: usize,
     connections: Arc<Semaphore>,
+    large: Arc<Semaphore>,
 }
 
 /// One request's turn.
@@ -35,6 +39,7 @@ pub struct Turn {
     /// Whose it is.
     pub token: Arc<str>,
     connections: Arc<Semaphore>,
+    large: Arc<Semaphore>,
 }
 
 /// Leave to wait for a connection, or to use one.
@@ -47,14 +52,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Turns {
-    /// So many requests of one token at once. One token has no more than half of the pool; strangers have no more than half of it, and of
-    /// the places of those who wait for it.
+    /// So many requests of one token at once. One token has no more than half of the pool; strangers have no more than three quarters of it,
+    /// and of the places of those who wait for it.
     pub fn new(each: u32, pool: u32, queue: u32) -> Turns {
-        let half = |n: u32| n.div_ceil(2) as usize;
-        let strangers = [half(pool.saturating_add(queue)), half(pool)].map(|n| Arc::new(Semaphore::new(n)));
+        let most = |n: u32| n.saturating_sub((n / 4).max(1)).max(1) as usize;
+        let strangers = [most(pool.saturating_add(queue)), most(pool)].map(|n| Arc::new(Semaphore::new(n)));
         Turns {
             each: each as usize,
-            connections: half(pool),
+            connections: pool.div_ceil(2) as usize,
             under_way: Mutex::default(),
             known: Mutex::default(),
             hash: RandomState::new(),
@@ -65,13 +70,19 @@ impl Turns {
     /// A turn, if there are not too many of this token already.
     pub fn take(self: &Arc<Self>, token: &Arc<str>) -> Result<Turn, Refusal> {
         let mut under_way = lock(&self.under_way);
-        let new = || Several { count: 0, connections: Arc::new(Semaphore::new(self.connections)) };
+        let share = |n| Arc::new(Semaphore::new(n));
+        let new = || Several { count: 0, connections: share(self.connections), large: share(LARGE) };
         let several = under_way.entry(token.clone()).or_insert_with(new);
         if several.count >= self.each {
             return Err(Refusal::too_many("too many requests with this token are under way: ask again later", 1));
         }
         several.count += 1;
-        Ok(Turn { turns: self.clone(), token: token.clone(), connections: several.connections.clone() })
+        Ok(Turn {
+            turns: self.clone(),
+            token: token.clone(),
+            connections: several.connections.clone(),
+            large: several.large.clone(),
+        })
     }
 }
 
@@ -88,6 +99,11 @@ impl Turn {
     fn known(&self) -> bool {
         let hash = self.turns.hash.hash_one(&*self.token);
         lock(&self.turns.known).iter().any(|some| some.contains(&hash))
+    }
+
+    /// Leave to have a large answer, if there are not too many of this token already.
+    pub fn large(&self) -> Option<OwnedSemaphorePermit> {
+        self.large.clone().try_acquire_owned().ok()
     }
 
     /// Leave to wait, if not too many strangers do.

@@ -77,6 +77,22 @@ fn answers_that_nobody_takes_are_counted_and_cut_off() {
     }
     assert!(begin.elapsed() > Duration::from_secs(3), "it took {:?}", begin.elapsed());
     gateway.sync(&Device::new("user1"), &token).expect("and so does who reads at once");
+    // Where there is room, too, one token has only so many.
+    let gateway = served.gateway(&[]);
+    let mut waiting: Vec<_> = (0..5)
+        .map(|n| {
+            let mut stream = TcpStream::connect(gateway.address).expect("a connection");
+            stream.set_read_timeout(Some(SOON)).expect("a limit");
+            stream.write_all(head("POST", "/sync/pull", &token, request.len()).as_bytes()).expect("a request");
+            stream.write_all(&request).expect("its body");
+            while n < 4 && held(&gateway, "answers") < (n + 1) * 4_000_000 {
+                assert!(begin.elapsed() < SOON * 3, "the answer is not counted");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            stream
+        })
+        .collect();
+    assert_eq!(read(waiting.last_mut().expect("five")).expect("an answer").status, 429);
 }
 
 #[test]

@@ -113,3 +113,32 @@ fn rows_that_are_remembered_though_their_part_has_no_sum_are_counted_once() {
     assert_eq!(device.number("SELECT count(*) FROM sync_row"), 116);
     assert_eq!(device.number("SELECT count FROM sync_part WHERE entry = 1"), 16, "the others had been counted before");
 }
+
+/// An application may let a statement have so few variables that one of many rows cannot be prepared.
+#[test]
+fn where_a_statement_may_have_few_variables_rows_go_one_by_one() {
+    use rusqlite::ffi;
+    let limit = |device: &Device, most: i32| {
+        // SAFETY: the connection is open; the call changes a number of it.
+        unsafe { ffi::sqlite3_limit(device.db.handle(), ffi::SQLITE_LIMIT_VARIABLE_NUMBER, most) }
+    };
+    let count = 200;
+    let rows = rows(0..count);
+    let steps = |most: Option<i32>| {
+        let device = Device::with(&[]);
+        if let Some(most) = most {
+            assert!(limit(&device, most) > most);
+        }
+        assert_eq!(device.apply(&page(&rows).publish().sum(&rows))["more"], false, "{most:?}: the server's sum");
+        assert_eq!(device.number("SELECT count(*) FROM notes"), count);
+        is_consistent(&device, count);
+        assert!(device.push().is_empty(), "nothing is captured");
+        device.run("UPDATE notes SET title = 'mine' WHERE id = 'k7'");
+        assert_eq!(device.push().len(), 1, "and the device goes on");
+    };
+    let columns = schema().tables[0].columns.len() as i32;
+    // All of it; one for the rows and too few for their keys and hashes; too few for 32 rows.
+    for most in [None, Some(32 * columns), Some(32 * columns - 1), Some(66), Some(65), Some(40)] {
+        steps(most);
+    }
+}

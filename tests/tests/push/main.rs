@@ -6,6 +6,7 @@ mod leases;
 mod modes;
 mod notes;
 mod phone;
+mod policies;
 mod records;
 mod refusals;
 mod rights;

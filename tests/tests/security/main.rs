@@ -7,6 +7,7 @@ mod devices;
 mod dids;
 mod encrypted;
 mod enforce;
+mod limits;
 mod signed;
 mod signer;
 mod sql;

@@ -54,12 +54,12 @@ pub async fn run(client: Object, address: &Address, ask: Ask, gone: oneshot::Rec
     let late = tokio::select! {
         answer = &mut asked => {
             drop(asked);
-            let answer = answer.map_err(|e| failed(&client, &e))?;
+            let answer = answer.map_err(|e| failed(&client, &e));
             if ask.message.is_some_and(|held| held.bytes.len() > LARGE) {
                 // The driver would keep that much memory for each connection.
                 drop(Object::take(client));
             }
-            return answer.ok_or_else(|| Refusal::later("the server gave no answer: ask again later", 1));
+            return answer?.ok_or_else(|| Refusal::later("the server gave no answer: ask again later", 1));
         }
         () = tokio::time::sleep_until(deadline) => true,
         _ = gone => false,

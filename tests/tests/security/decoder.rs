@@ -21,7 +21,7 @@ fn peak(server: &mut Client) -> u64 {
 }
 
 #[test]
-fn checklist_decoder_values_do_not_become_gigabytes() {
+fn values_of_a_byte_do_not_become_gigabytes() {
     let db = Cluster::shared().database();
     let mut server = db.connect();
     let device = Device::new("ann");

@@ -1,6 +1,7 @@
 //! Who may see and write what: one test for each line of the checklist in SECURITY.md.
 
 mod access;
+mod checklist;
 mod claims;
 mod decoder;
 mod devices;

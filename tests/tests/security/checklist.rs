@@ -12,15 +12,16 @@ use sync_tests::{Cluster, Device, User};
 #[test]
 fn the_install_script_replaces_nothing_and_quotes_no_placeholder() {
     let script = install_script();
-    let code: String =
-        script.lines().filter(|line| !line.trim_start().starts_with("--")).map(|line| format!("{line}\n")).collect();
-    assert!(code.len() > 50_000);
-    // What is there already belongs to somebody else.
-    for forbidden in ["OR REPLACE", "IF NOT EXISTS", "@extschema"] {
-        assert!(!code.contains(forbidden), "{forbidden} in the install script");
+    assert!(script.len() > 50_000 && !script.contains("@extschema"));
+    // What begins a line is a statement of the script itself; what functions do later is theirs.
+    let statements = script.lines().filter(|line| ["CREATE ", "ALTER ", "DROP "].iter().any(|word| line.starts_with(word)));
+    let statements: Vec<&str> = statements.collect();
+    for line in &statements {
+        // What is there already belongs to somebody else.
+        assert!(!["OR REPLACE", "IF NOT EXISTS", "IF EXISTS"].iter().any(|words| line.contains(words)), "{line}");
     }
-    for line in code.lines().filter(|line| line.starts_with("CREATE ")) {
-        let outside = ["CREATE ROLE", "CREATE EVENT TRIGGER", "CREATE INDEX", "CREATE UNIQUE INDEX", "CREATE TRIGGER"];
+    for line in statements.iter().filter(|line| line.starts_with("CREATE ")) {
+        let outside = ["CREATE SCHEMA sync;", "CREATE EVENT TRIGGER sync_"];
         assert!(line.contains(" sync.") || outside.iter().any(|start| line.starts_with(start)), "in the schema sync: {line}");
     }
 }

@@ -6,7 +6,7 @@
 CREATE TABLE sync.policy (
     relid        pg_catalog.oid NOT NULL,
     attnum       smallint NOT NULL,
-    event        text NOT NULL CHECK (event IN ('change', 'delete')),
+    event        text NOT NULL CHECK (event IN ('change', 'delete', 'encrypted')),
     policy       text NOT NULL,
     handler      pg_catalog.oid,
     handler_name text,
@@ -16,7 +16,7 @@ CREATE TABLE sync.policy (
 );
 COMMENT ON TABLE sync.policy IS 'Declared conflict policies; a table without any merges column by column.';
 COMMENT ON COLUMN sync.policy.attnum IS 'The column''s number, which a new name does not change; 0: the whole table.';
-COMMENT ON COLUMN sync.policy.event IS 'change: both sides changed a row; delete: one of them deleted it.';
+COMMENT ON COLUMN sync.policy.event IS 'change: both sides changed a row; delete: one of them deleted it; encrypted: no policy, but that devices encrypt the column.';
 COMMENT ON COLUMN sync.policy.handler IS 'For custom: the function, by its id in the database that home names.';
 COMMENT ON COLUMN sync.policy.handler_name IS 'The same by name: for a function that was made anew, and after pg_upgrade.';
 COMMENT ON COLUMN sync.policy.link IS 'For keep_both: the column that gets the key of the row that won. NULL: the losing version is only recorded.';
@@ -144,6 +144,13 @@ BEGIN
     ELSIF coalesce(options, '{}') <> '{}' THEN
         RAISE EXCEPTION '%: the policy "%" takes no options', place, wanted USING ERRCODE = 'invalid_parameter_value';
     END IF;
+    IF EXISTS (SELECT FROM sync.policy p WHERE p.relid = rel AND p.event = 'encrypted' AND (column_name IS NULL OR p.attnum = a.attnum)) THEN
+        words := sync.misfit_encrypted(wanted, linked);
+        IF words IS NOT NULL THEN
+            RAISE EXCEPTION '%: %', CASE WHEN column_name IS NULL THEN place || ' has an encrypted column' ELSE place || ' is encrypted' END, words
+                USING ERRCODE = 'invalid_parameter_value';
+        END IF;
+    END IF;
     INSERT INTO sync.policy (relid, attnum, event, policy, handler, handler_name, home, link)
     VALUES (rel, coalesce(a.attnum, 0), 'change', wanted, handler_id, handler_id::regprocedure::text, sync.home(), linked)
     ON CONFLICT (relid, attnum, event) DO UPDATE SET policy = excluded.policy, handler = excluded.handler,
@@ -236,7 +243,7 @@ CREATE FUNCTION sync.take_policy(rel regclass, column_name text) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     DELETE FROM sync.policy p
-    WHERE p.relid = rel AND CASE WHEN column_name IS NULL THEN p.attnum = 0 ELSE p.attnum = (
+    WHERE p.relid = rel AND p.event <> 'encrypted' AND CASE WHEN column_name IS NULL THEN p.attnum = 0 ELSE p.attnum = (
         SELECT a.attnum FROM pg_attribute a WHERE a.attrelid = rel AND a.attname = column_name AND NOT a.attisdropped) END;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'table %: no policy is declared for %', rel,
@@ -299,4 +306,4 @@ FROM sync.policy p
 LEFT JOIN pg_attribute a ON a.attrelid = p.relid AND a.attnum = p.attnum AND p.attnum > 0
 LEFT JOIN pg_attribute l ON l.attrelid = p.relid AND l.attnum = p.link
 ORDER BY p.relid, p.attnum, p.event;
-COMMENT ON VIEW sync.policies IS 'Declared conflict policies. event: change, both sides changed a row; delete, one of them deleted it.';
+COMMENT ON VIEW sync.policies IS 'Declared conflict policies. event: change, both sides changed a row; delete, one of them deleted it; encrypted, devices encrypt the column.';

@@ -57,7 +57,7 @@ GRANT EXECUTE ON FUNCTION sync.create_bucket(text, text, integer), sync.add_tabl
     sync.drop_table(text, regclass), sync.drop_bucket(text), sync.maintain(), sync.verify_table(regclass), sync.lease(), sync.set_mode(regclass, text),
     sync.add_upload_table(regclass, text[]), sync.drop_upload_table(regclass), sync.keys_per_lease(),
     sync.set_policy(regclass, text, text, regprocedure, jsonb), sync.drop_policy(regclass, text),
-    sync.set_delete_policy(regclass, text) TO sync_admin;
+    sync.set_delete_policy(regclass, text), sync.set_encrypted(regclass, text) TO sync_admin;
 GRANT EXECUTE ON FUNCTION sync.batch_json(bytea), sync.retry(uuid, bigint, jsonb), sync.discard(uuid, bigint),
     sync.discard_conflict(bigint), sync.keep_records(), sync.keep_devices(), sync.verify_every(), sync.start_worker(), sync.stop_worker(),
     sync.doctor(interval), sync.library_version() TO sync_admin;

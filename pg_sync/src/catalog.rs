@@ -55,6 +55,8 @@ pub struct SyncedColumn {
     pub default: Option<String>,
     /// Identity columns, of either kind.
     pub identity: bool,
+    /// Devices encrypt its values.
+    pub encrypted: bool,
 }
 
 /// One `create_bucket`.
@@ -212,12 +214,13 @@ pub fn tables_tagged(tags: Option<Vec<i64>>) -> Vec<SyncedTable> {
             Kept(
                 "SELECT t.relid::oid, t.device_name, t.tag, a.attname::text, s.tag, a.atttypid,
                     coalesce(pg_catalog.array_position((i.indkey::int2[])[0:i.indnkeyatts - 1], a.attnum), 0), a.attnum::int4, a.attnotnull,
-                    a.attgenerated <> '', pg_catalog.pg_get_expr(d.adbin, d.adrelid), a.attidentity <> '', t.mode
+                    a.attgenerated <> '', pg_catalog.pg_get_expr(d.adbin, d.adrelid), a.attidentity <> '', t.mode, p.relid IS NOT NULL
              FROM sync.synced_table t
              JOIN sync.synced_column s ON s.relid = t.relid
              JOIN pg_catalog.pg_attribute a ON a.attrelid = t.relid AND a.attnum = s.attnum AND NOT a.attisdropped
              LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = t.relid AND d.adnum = a.attnum
              LEFT JOIN pg_catalog.pg_index i ON i.indrelid = t.relid AND i.indisprimary
+             LEFT JOIN sync.policy p ON p.relid = t.relid AND p.attnum = a.attnum AND p.event = 'encrypted'
              WHERE $1 IS NULL OR t.tag = ANY ($1)
              ORDER BY t.tag, s.tag",
             ),
@@ -249,6 +252,7 @@ pub fn tables_tagged(tags: Option<Vec<i64>>) -> Vec<SyncedTable> {
                 generated: row.get(10)?.unwrap_or(false),
                 default: row.get(11)?,
                 identity: row.get(12)?.unwrap_or(false),
+                encrypted: row.get(14)?.unwrap_or(false),
             };
             if let Some(table) = tables.last_mut() {
                 table.columns.push(column);
@@ -346,6 +350,7 @@ fn device_table(table: &SyncedTable) -> message::Table {
         mode: table.mode,
         references: references(table),
         key_from_sequence: key_sequence(table.relation).is_some(),
+        encrypted: (0..).zip(&table.columns).filter(|(_, c)| c.encrypted).map(|(at, _)| at).collect(),
     }
 }
 

@@ -103,6 +103,13 @@ fn set_delete_policy(table: Option<Oid>, policy: Option<String>) {
     run("SELECT sync.put_delete_policy($1::pg_catalog.regclass, $2)", &[table.into(), policy.into()]);
 }
 
+#[pg_extern]
+fn set_encrypted(table: Option<Oid>, column: Option<String>) {
+    let Some(table) = table else { error!("set_encrypted needs a table") };
+    owned(&format!("table {}: only its owner can have a column encrypted", relation_name(table)), table);
+    run("SELECT sync.put_encrypted($1::pg_catalog.regclass, $2)", &[table.into(), column.unwrap_or_default().into()]);
+}
+
 /// A wrong number of columns or an impossible cast shows here and not at a pull. The members are only analysed: running, or even
 /// planning them would evaluate `sync.user_id()` for whoever makes the rule.
 #[pg_extern]

@@ -8,6 +8,7 @@
 //! - [`ranges`]: parts compared by ranges of their keys
 //! - [`message`]: every message, field by field (`docs/protocol.md` explains them)
 //! - [`envelope`]: the versioned header and compression around a message; [`signed`]: the signatures in front of it
+//! - [`encrypted`]: what devices encrypt and the server only stores
 //! - [`undone`]: what rejected batches leave behind in those made on top of them
 //! - [`clock`]: the order of edits made on different devices
 //! - [`limits`], [`count`], [`error`]: what is refused, and how it is said
@@ -18,6 +19,7 @@
 
 pub mod clock;
 pub mod count;
+pub mod encrypted;
 pub mod envelope;
 pub mod error;
 pub mod hash;

@@ -219,6 +219,9 @@ pub struct Table {
     /// Its key is a single integer that the server takes from a sequence: a device uses leased ones (see [`KeyLease`]).
     #[serde(default)]
     pub key_from_sequence: bool,
+    /// Positions in `columns` of those whose values devices encrypt, see [`crate::encrypted`].
+    #[serde(default)]
+    pub encrypted: Vec<u16>,
 }
 
 /// A foreign key.

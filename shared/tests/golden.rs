@@ -101,6 +101,7 @@ fn deltas() {
             mode: TableMode::InsertOnly,
             references: vec![Reference { columns: vec![0], table: hash::tag("public.other") }],
             key_from_sequence: true,
+            encrypted: vec![],
         }],
     };
     let values = [Value::Integer(1), Value::Null, Value::Real(0.5), Value::Text("é".into()), Value::Blob(vec![0, 255])];

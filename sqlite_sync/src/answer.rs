@@ -1,6 +1,7 @@
 //! The server's answer to a push: verdicts, conflicts, and what a refusal asks for.
 
 use crate::batch::{changes_of, gap, reject, renumber, signed_in, take_back, ANSWERED, HELD, WAITING};
+use crate::encrypted;
 use crate::error::Result;
 use crate::host::Db;
 use crate::json;
@@ -197,6 +198,9 @@ fn keep_conflicts(store: &Store<'_>, batch: i64, result: &BatchResult) -> Result
             known.unwrap_or_else(|| tag.to_string())
         });
         let key = json::of_key(&conflict.key).to_string();
+        let versions = [&conflict.base, &conflict.theirs, &conflict.mine, &conflict.result];
+        let [base, theirs, mine, result] =
+            versions.map(|value| encrypted::readable(store.db, info, &conflict.key, conflict.column, value));
         store.db.run(
             "INSERT INTO main.sync_conflict(batch, at, table_name, key, column_name, base, theirs, mine, result, reason, policy, user) \
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
@@ -206,10 +210,10 @@ fn keep_conflicts(store: &Store<'_>, batch: i64, result: &BatchResult) -> Result
                 ValueRef::Text(&table),
                 ValueRef::Text(&key),
                 column.as_deref().map_or(ValueRef::Null, ValueRef::Text),
-                conflict.base.as_ref(),
-                conflict.theirs.as_ref(),
-                conflict.mine.as_ref(),
-                conflict.result.as_ref(),
+                base.as_ref(),
+                theirs.as_ref(),
+                mine.as_ref(),
+                result.as_ref(),
                 ValueRef::Text(&conflict.reason),
                 ValueRef::Text(&conflict.policy),
                 ValueRef::Text(&user),

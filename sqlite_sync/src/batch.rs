@@ -4,6 +4,7 @@
 //! bytes stay with a batch for ever, so that the server recognises one that it has under whatever number.
 
 use crate::damage;
+use crate::encrypted;
 use crate::error::{Error, Result};
 use crate::host::{Db, Statement};
 use crate::json;
@@ -94,6 +95,13 @@ impl<'c> Writer<'c> {
         self.change.run(&[id, ValueRef::Integer(table), key.stored(&mut scratch), ValueRef::Blob(&body), chosen])
     }
 
+    /// It will be larger by so many bytes when it is sent.
+    pub fn grow(&mut self, by: usize) {
+        if let Some((.., bytes)) = &mut self.open {
+            *bytes += by;
+        }
+    }
+
     /// Ends it. False: it is too large to be sent, and was rejected.
     pub fn end(&mut self, infos: &[TableInfo]) -> Result<bool> {
         let Some((id, name, bytes)) = self.open.take() else { return Ok(true) };
@@ -172,7 +180,8 @@ pub fn changes_of(db: Db<'_>, id: i64) -> Result<Vec<Change>> {
 }
 
 /// The next push, or None when nothing may be sent now.
-pub fn next_push(db: Db<'_>) -> Result<Option<Vec<u8>>> {
+pub fn next_push(store: &Store<'_>) -> Result<Option<Vec<u8>>> {
+    let db = store.db;
     if meta::number(db, "deferred")? != 0 {
         return Ok(None);
     }
@@ -195,7 +204,12 @@ pub fn next_push(db: Db<'_>) -> Result<Option<Vec<u8>>> {
         meta::set_number(db, "keys_asked", 1)?;
     }
     let mut batches = Vec::with_capacity(found.len());
+    let mut waits = false;
     for next in found {
+        let Some(changes) = encrypted::to_be_sent(db, &store.infos, changes_of(db, next.id)?)? else {
+            waits = true;
+            break;
+        };
         let number = match next.number {
             Some(number) => number,
             None => {
@@ -210,10 +224,14 @@ pub fn next_push(db: Db<'_>) -> Result<Option<Vec<u8>>> {
             id: BatchId { number, random: ByteArray::new(next.random) },
             edited: next.edited,
             user: next.user,
-            changes: changes_of(db, next.id)?,
+            changes,
             note: next.note,
             whole: next.whole,
         });
+    }
+    encrypted::note_waiting(db, &store.infos, waits)?;
+    if waits && batches.is_empty() && wants.is_empty() && held.is_empty() && differ.is_none() {
+        return Ok(None);
     }
     let bytes = envelope::encode(&PushRequest { device: meta::device(db)?, batches, wants, held, differ })?;
     trust::pushes(db, &bytes)?;

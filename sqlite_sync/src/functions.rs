@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::host::{self, Answer, Db};
 use crate::store::Store;
 use crate::transaction::transaction;
-use crate::{batch, capture, damage, file, json, keys, lost, pull, records, seal, sums, trust, wipe};
+use crate::{batch, capture, damage, encrypted, file, json, keys, lost, pull, records, seal, sums, trust, wipe};
 use sqlite_loadable::FunctionFlags;
 use std::collections::BTreeMap;
 use sync_shared::{limits, ValueRef};
@@ -58,6 +58,7 @@ pub fn register(db: Db<'_>) -> Result<()> {
     for count in [1, 2] {
         define(db, "sync_trust", count, flags, trust::trust)?;
     }
+    define(db, "sync_set_key", -1, flags, encrypted::set_keys)?;
     register_records(db, flags)?;
     register_sayings(db, flags)?;
     define(db, "sync_next_id", 1, flags, |db, args| match args {
@@ -141,8 +142,9 @@ fn pending_ops(db: Db<'_>) -> Result<Answer> {
     }
     transaction(db, || {
         wipe::refuse_wiped(db)?;
-        seal::seal(&mut Store::open(db)?)?;
-        batch::next_push(db)?.map_or(Ok(Answer::Null), |bytes| Answer::blob(&bytes))
+        let mut store = Store::open(db)?;
+        seal::seal(&mut store)?;
+        batch::next_push(&store)?.map_or(Ok(Answer::Null), |bytes| Answer::blob(&bytes))
     })
 }
 

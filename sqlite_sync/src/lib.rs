@@ -14,6 +14,7 @@
 //! - [`restage`]: staged pages in the order of a changed schema's columns; [`staged`]: what an unfinished pass leaves to the next
 //! - [`schema`]: tables from the server's schema; [`capture`]: their triggers, in plain SQL
 //! - [`boundary`]: which rows of the log are one transaction
+//! - [`encrypted`]: values that the server has as ciphertext; [`keyring`]: the keys, and what they do
 //! - [`file`]: the library's own tables; [`damage`]: what somebody else did to them; [`transaction`]: one around whatever a call does
 //! - [`table`], [`meta`], [`json`], [`error`]: a table's statements; remembered values; values as JSON; errors
 //! - [`host`]: every unsafe call into SQLite
@@ -27,11 +28,13 @@ mod batch;
 mod boundary;
 mod capture;
 mod damage;
+mod encrypted;
 mod error;
 mod file;
 mod functions;
 mod host;
 mod json;
+mod keyring;
 mod keys;
 mod lost;
 mod meta;

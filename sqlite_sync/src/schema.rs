@@ -3,6 +3,7 @@
 //! No SQL text comes from the server: names are quoted, types and defaults are made here.
 
 use crate::capture;
+use crate::encrypted;
 use crate::error::{Error, Result};
 use crate::host::Db;
 use crate::meta;
@@ -35,6 +36,10 @@ fn follow(db: Db<'_>, schema: &Schema) -> Result<()> {
     drop_retired(db)?;
     // One that was retired before may have gone just now, and be in the schema again.
     let known = table::load(db)?;
+    refuse_plain(&known, schema)?;
+    if schema.tables.iter().any(|table| !table.encrypted.is_empty()) {
+        encrypted::prepare(db)?;
+    }
     // Names first, so that two tables may have swapped theirs.
     for table in &schema.tables {
         if let Some(old) = known.iter().find(|k| k.table.tag == table.tag && k.table.name != table.name) {
@@ -53,6 +58,25 @@ fn follow(db: Db<'_>, schema: &Schema) -> Result<()> {
         capture::install(db, &info)?;
     }
     meta::set_number(db, "generation", schema.generation)
+}
+
+/// Whoever has the server does not have what devices encrypt, so its word is not enough to have it sent as it is.
+fn refuse_plain(known: &[TableInfo], schema: &Schema) -> Result<()> {
+    for old in known.iter().filter(|old| !old.encrypted.is_empty()) {
+        let Some(new) = schema.tables.iter().find(|table| table.tag == old.table.tag) else { continue };
+        let is_plain = |column: &usize| {
+            let at = new.columns.iter().position(|c| c.tag == old.tags[*column]);
+            at.is_some_and(|at| !new.encrypted.iter().any(|c| usize::from(*c) == at))
+        };
+        if let Some(column) = old.encrypted.iter().copied().find(is_plain) {
+            return Err(Error::plain(format!(
+                "the server no longer has column {:?} of table {:?} encrypted, and this device would send it as it is: nothing was changed. \
+                 Whoever means it starts over with sync_sign_out('wipe')",
+                old.table.columns[column].name, old.table.name
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Drops retired tables that no unsent write refers to.
@@ -74,6 +98,7 @@ pub fn drop_retired(db: Db<'_>) -> Result<()> {
 }
 
 fn forget_rows(db: Db<'_>, info: &TableInfo) -> Result<()> {
+    encrypted::forget_table(db, info)?;
     db.run("DELETE FROM main.sync_row WHERE tbl = ?1", &[ValueRef::Integer(info.id)])?;
     db.run("UPDATE main.sync_part SET sum = 0, count = 0 WHERE tbl = ?1", &[ValueRef::Integer(info.id)])
 }
@@ -125,7 +150,10 @@ fn check_columns(table: &Table) -> Result<()> {
         return Err(Error::damaged(format_args!("an index of {:?} names a column that is not there", table.name)));
     }
     if !table::is_sound(table) {
-        return Err(Error::damaged(format_args!("a reference of {:?} names a column that is not there", table.name)));
+        return Err(Error::damaged(format_args!(
+            "a reference of {:?} names a column that is not there, or one is encrypted that cannot be",
+            table.name
+        )));
     }
     Ok(())
 }

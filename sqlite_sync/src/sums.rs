@@ -1,5 +1,6 @@
 //! Sums of what is really stored: every row read again and hashed.
 
+use crate::encrypted;
 use crate::error::Result;
 use crate::host::Db;
 use crate::lost::{Keeper, Why};
@@ -12,11 +13,11 @@ use crate::store::{while_applying, Store};
 use crate::table::{values, Key};
 use serde_json::json;
 use std::collections::{HashMap, HashSet};
-use sync_shared::hash::{self, BucketId, ContentSum, RowHash};
+use sync_shared::hash::{BucketId, ContentSum, RowHash};
 use sync_shared::limits;
 use sync_shared::message::{Differ, EntryId, PartRanges, PartSum};
 use sync_shared::ranges::RangeSums;
-use sync_shared::{Value, ValueRef};
+use sync_shared::ValueRef;
 
 /// A row of a part: the part's local number, the row's key, its hash as it was received, and as it is stored (None: there is no row).
 struct Stored<'k> {
@@ -55,8 +56,7 @@ fn each(store: &mut Store<'_>, wanted: impl Fn(i64) -> bool, mut f: impl FnMut(S
                         (None, Some(entry)) => logged.row(store, at, *entry)?,
                         (None, None) => store.visible(at, &key)?,
                     };
-                    let info = &store.infos[at];
-                    stored.map(|r| hash::row_hash_of(info.table.tag, &info.tags, r.iter().map(Value::as_ref), &mut scratch))
+                    stored.map(|r| encrypted::hash_of(db, &store.infos[at], &r, &mut scratch)).transpose()?
                 }
             };
             f(Stored { table, part, key: &key, received: row.integer(2), hash });
@@ -215,7 +215,9 @@ pub fn verify(store: &mut Store<'_>) -> Result<serde_json::Value> {
     }
     let rows: i64 = sums.values().map(|s| s.count).sum();
     let strays = remove_strays(store)?;
-    Ok(json!({ "parts": own.len(), "rows": rows, "different": different, "strays": strays }))
+    encrypted::count(store.db, &store.infos)?;
+    let unverified = meta::number(store.db, "unreadable")?;
+    Ok(json!({ "parts": own.len(), "rows": rows, "different": different, "strays": strays, "unverified": unverified }))
 }
 
 /// Removes rows that are in no bucket and that no unsent write explains: something wrote them past the capture triggers, or took them

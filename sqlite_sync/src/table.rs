@@ -6,7 +6,7 @@ use crate::damage;
 use crate::error::Result;
 use crate::host::{Db, Row};
 use sync_shared::hash::Tag;
-use sync_shared::message::{Affinity, Table};
+use sync_shared::message::{Affinity, Column, Table};
 use sync_shared::{row, Value, ValueRef};
 
 /// A table of the registry.
@@ -22,6 +22,8 @@ pub struct TableInfo {
     pub keys: Vec<usize>,
     /// The columns' tags.
     pub tags: Vec<Tag>,
+    /// Positions of the columns whose values the server has encrypted.
+    pub encrypted: Vec<usize>,
 }
 
 /// An identifier, quoted.
@@ -49,6 +51,12 @@ pub fn is_sound(table: &Table) -> bool {
         && columns.windows(2).all(|pair| pair[0].tag < pair[1].tag)
         && table.indexes.iter().all(|index| within(index))
         && table.references.iter().all(|reference| within(&reference.columns))
+        && table.encrypted.iter().all(|c| columns.get(usize::from(*c)).is_some_and(may_be_encrypted))
+}
+
+/// Ciphertext is a blob, and neither tells rows apart nor comes from the server.
+fn may_be_encrypted(column: &Column) -> bool {
+    column.affinity == Affinity::Blob && column.key == 0 && !column.generated
 }
 
 impl TableInfo {
@@ -57,7 +65,8 @@ impl TableInfo {
         let mut keys: Vec<usize> = (0..table.columns.len()).filter(|i| table.columns[*i].key > 0).collect();
         keys.sort_by_key(|i| table.columns[*i].key);
         let tags = table.columns.iter().map(|c| c.tag).collect();
-        TableInfo { id, table, retired, keys, tags }
+        let encrypted = table.encrypted.iter().map(|c| usize::from(*c)).collect();
+        TableInfo { id, table, retired, keys, tags, encrypted }
     }
 
     /// Its name, quoted.

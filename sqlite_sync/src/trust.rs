@@ -46,7 +46,8 @@ fn read(key: &ValueRef<'_>) -> Result<[u8; 32]> {
     Ok(bytes)
 }
 
-fn bytes_of(text: &str) -> Option<[u8; 32]> {
+/// 32 bytes as hexadecimal digits.
+pub fn bytes_of(text: &str) -> Option<[u8; 32]> {
     let mut bytes = [0; 32];
     if text.len() != 64 || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return None;

@@ -12,6 +12,7 @@ use sync_shared::ValueRef;
 
 /// Forgets user and cursor; rows and unsent writes stay until somebody signs in.
 pub fn keep(db: Db<'_>) -> Result<Answer> {
+    db.keys().set(&[]);
     transaction(db, || {
         file::ready(db)?;
         seal::seal(&mut Store::open(db)?)?;
@@ -28,6 +29,7 @@ pub fn keep(db: Db<'_>) -> Result<Answer> {
 
 /// Removes every synced table and everything the library keeps, and overwrites what they occupied.
 pub fn wipe(db: Db<'_>) -> Result<Answer> {
+    db.keys().set(&[]);
     emptied(db, || Ok(()), wiped)
 }
 

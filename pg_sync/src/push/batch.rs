@@ -12,6 +12,7 @@ use super::witness;
 use pgrx::pg_sys::Oid;
 use std::collections::HashMap;
 use sync_shared::clock::EditTime;
+use sync_shared::encrypted::is_encrypted;
 use sync_shared::hash::Tag;
 use sync_shared::message::{Batch, Change, ChangeKind, Conflict, TableMode};
 use sync_shared::{limits, Value};
@@ -135,11 +136,29 @@ impl<'r> Row<'r> {
             return Err(self.malformed("its values do not match its columns"));
         }
         self.target.allows(change.kind)?;
+        self.refuse_plain()?;
         match change.kind {
             ChangeKind::Insert => self.insert(),
             ChangeKind::Update => self.update(),
             ChangeKind::Delete => self.delete(),
         }
+    }
+
+    /// What a device sends to an encrypted column must be ciphertext: one that has not heard of it must not give its content away.
+    fn refuse_plain(&self) -> Result<(), Refusal> {
+        let Row { change, target, .. } = self;
+        let new = change.columns.iter().zip(&change.new);
+        let rest = change.rest.iter().flatten().map(|(tag, value)| (tag, value));
+        for column in target.table.columns.iter().filter(|c| c.encrypted) {
+            if new.clone().chain(rest.clone()).any(|(tag, value)| *tag == column.tag && !is_encrypted(value)) {
+                let message = format!(
+                    "table {}, column \"{}\": devices encrypt it, and this value is not encrypted: sync once, then write it again",
+                    target.table.name, column.name
+                );
+                return Err(Refusal::new("22023", message, &column.name));
+            }
+        }
+        Ok(())
     }
 
     pub fn malformed(&self, why: &str) -> Refusal {

@@ -6,11 +6,13 @@
 use super::statement::{Later, Row, Statement};
 use super::{OK, ROW};
 use crate::error::{Error, Result};
+use crate::keyring::Keyring;
 use sqlite_loadable::ext::{sqlite3, sqlite3_stmt};
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::ffi::{c_int, c_uint, CStr};
 use std::ptr;
+use std::sync::Arc;
 use sync_shared::ValueRef;
 
 const DBCONFIG_ENABLE_FKEY: c_int = 1002;
@@ -34,11 +36,13 @@ pub(super) struct Call {
     guard: Cell<*mut sqlite3_stmt>,
     /// Statements that ran and may run again, with their text.
     kept: RefCell<Vec<(String, *mut sqlite3_stmt)>>,
+    /// The connection's.
+    keys: Arc<Keyring>,
 }
 
 impl Call {
-    pub(super) fn new() -> Self {
-        Call { guard: Cell::new(ptr::null_mut()), kept: RefCell::new(Vec::new()) }
+    pub(super) fn new(keys: Arc<Keyring>) -> Self {
+        Call { guard: Cell::new(ptr::null_mut()), kept: RefCell::new(Vec::new()), keys }
     }
 }
 
@@ -55,6 +59,16 @@ impl<'c> Db<'c> {
     /// A live connection, and what the call keeps.
     pub(super) fn of(ptr: *mut sqlite3, call: &'c Call) -> Self {
         Db { ptr, call }
+    }
+
+    /// The connection's keys.
+    pub fn keys(&self) -> &'c Keyring {
+        &self.call.keys
+    }
+
+    /// The same, for the connection's functions to share.
+    pub(super) fn shared_keys(&self) -> Arc<Keyring> {
+        self.call.keys.clone()
     }
 
     pub(super) fn error(&self) -> Error {

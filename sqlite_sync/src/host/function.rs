@@ -83,8 +83,9 @@ type Body = Box<dyn Fn(Db<'_>, &[ValueRef<'_>]) -> Result<Answer>>;
 
 /// One kind of body, so that what surrounds it is in the library once and not for each function.
 fn define_one(db: Db<'_>, name: &str, args: c_int, flags: FunctionFlags, body: Body) -> Result<()> {
+    let keys = db.shared_keys();
     let call = move |context: *mut sqlite3_context, values: &[*mut sqlite3_value]| {
-        let own = Call::new();
+        let own = Call::new(keys.clone());
         // SAFETY: SQLite passes a live context; its connection outlives the call.
         let ptr = unsafe { api!(context_db_handle(context)) };
         let db = Db::of(ptr, &own);

@@ -91,7 +91,7 @@ pub unsafe fn enter(
             let mut outcome = Ok(());
             let code = sqlite_loadable::entrypoints::register_entrypoint(db, message, api, |_| Ok(()));
             if code == OK as c_uint {
-                let call = db::Call::new();
+                let call = db::Call::new(Default::default());
                 let db = Db::of(db, &call);
                 outcome = catch_unwind(AssertUnwindSafe(|| register(db))).unwrap_or_else(|_| Err(Error::panicked()));
             }

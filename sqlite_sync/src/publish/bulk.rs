@@ -24,7 +24,9 @@ impl Publish<'_, '_> {
     /// Writes rows of a part, one after the other in `values`.
     pub(super) fn rows(&mut self, part: (i64, EntryId), at: usize, values: &[ValueRef<'_>], scratch: &mut Scratch) -> Result<()> {
         let columns = self.store.infos[at].tags.len();
-        let done = if values.len() == MANY * columns && self.are_new(part) { self.many(part, at, values, scratch)? } else { 0 };
+        let plain = self.store.infos[at].encrypted.is_empty();
+        let done =
+            if plain && values.len() == MANY * columns && self.are_new(part) { self.many(part, at, values, scratch)? } else { 0 };
         values.chunks(columns).skip(done).try_for_each(|values| self.row(part, at, values, scratch))
     }
 

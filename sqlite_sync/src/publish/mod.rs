@@ -15,6 +15,7 @@ pub use parts::register_bucket;
 
 use crate::answer;
 use crate::batch;
+use crate::encrypted;
 use crate::error::{Error, Result};
 use crate::host::{Db, Later};
 use crate::lost::{self, Keeper, Why};
@@ -140,7 +141,29 @@ impl<'s, 'c> Publish<'s, 'c> {
         Ok(())
     }
 
-    fn row(&mut self, part: (i64, EntryId), at: usize, values: &[ValueRef<'_>], scratch: &mut Scratch) -> Result<()> {
+    fn row(&mut self, part: (i64, EntryId), at: usize, theirs: &[ValueRef<'_>], scratch: &mut Scratch) -> Result<()> {
+        let info = &self.store.infos[at];
+        if info.encrypted.is_empty() {
+            return self.stored_row(part, at, theirs, theirs, scratch);
+        }
+        let key = Key(info.keys.iter().map(|k| theirs[*k].to_owned()).collect());
+        let before = self.store.server_version(at, &key)?;
+        let row = encrypted::received(self.db, &self.store.infos[at], theirs, before.as_deref())?;
+        if let (Some(keeper), Some(before)) = (&mut self.lost, before.filter(|before| *before != row)) {
+            keeper.keep(&self.store.infos[at], &before, Why::Server(Some(&row)))?;
+        }
+        self.stored_row(part, at, theirs, &row.iter().map(Value::as_ref).collect::<Vec<_>>(), scratch)
+    }
+
+    /// A row of the server's, and how it is stored here.
+    fn stored_row(
+        &mut self,
+        part: (i64, EntryId),
+        at: usize,
+        theirs: &[ValueRef<'_>],
+        values: &[ValueRef<'_>],
+        scratch: &mut Scratch,
+    ) -> Result<()> {
         let info = &self.store.infos[at];
         let exact = values.iter().enumerate().all(|(i, v)| info.is_exact(i, *v));
         // The key as `sync_row` holds it, without a copy where it is one column.
@@ -152,7 +175,7 @@ impl<'s, 'c> Publish<'s, 'c> {
         if info.keys.iter().any(|k| values[*k] == ValueRef::Null || !info.is_exact(*k, values[*k])) {
             return Err(Error::damaged(format_args!("a row of {:?} has a key that its columns cannot hold", info.table.name)));
         }
-        let before = self.before(at, values)?;
+        let before = if info.encrypted.is_empty() { self.before(at, values)? } else { None };
         let mut stored = None;
         let mut shadowed = None;
         if self.shadows {
@@ -174,8 +197,8 @@ impl<'s, 'c> Publish<'s, 'c> {
         }
         let info = &self.store.infos[at];
         let hash = match &stored {
-            Some(row) => hash::row_hash_of(info.table.tag, &info.tags, row.iter().map(Value::as_ref), &mut scratch.hash),
-            None => hash::row_hash_of(info.table.tag, &info.tags, values.iter().copied(), &mut scratch.hash),
+            Some(row) => encrypted::hash_of(self.db, info, row, &mut scratch.hash)?,
+            None => hash::row_hash_of(info.table.tag, &info.tags, theirs.iter().copied(), &mut scratch.hash),
         };
         if let (Some(keeper), Some(before)) = (&mut self.lost, &before) {
             let tags = &info.tags;
@@ -244,13 +267,20 @@ impl<'s, 'c> Publish<'s, 'c> {
             } else if let Err(error) = self.store.remove(at, &key) {
                 let reason = self.store.set_aside(error)?;
                 self.store.set_shadow(at, &key, None, Some(&reason))?;
+            } else {
+                encrypted::forget(self.db, &self.store.infos[at], &key)?;
             }
         }
         if delta.complete {
             self.confirm(delta.last_batch.as_ref())?;
         }
         for (at, key) in std::mem::take(&mut self.dirty) {
-            self.store.settle(at, &Key(row::decode(&key)?))?;
+            let key = Key(row::decode(&key)?);
+            self.store.settle(at, &key)?;
+            let encrypted = !self.store.infos[at].encrypted.is_empty();
+            if encrypted && self.store.shadow(at, &key)?.is_none() && self.store.visible(at, &key)?.is_none() {
+                encrypted::forget(self.db, &self.store.infos[at], &key)?;
+            }
         }
         for (at, key) in self.store.keys_of("SELECT tbl, key FROM main.sync_shadow WHERE error IS NOT NULL", &[])? {
             self.store.settle(at, &key)?;
@@ -259,7 +289,7 @@ impl<'s, 'c> Publish<'s, 'c> {
         for part in self.parts.values().filter(|p| p.dirty) {
             save.run(&[ValueRef::Integer(part.id), ValueRef::Integer(part.sum.sum), ValueRef::Integer(part.sum.count)])?;
         }
-        Ok(())
+        encrypted::count(self.db, &self.store.infos)
     }
 
     /// A row is about to go because the server has it no longer: what may need it later keeps it.

@@ -9,6 +9,7 @@ pub use log::{before, clear as clear_log, groups, Rows};
 
 use crate::answer;
 use crate::batch::{Head, Writer};
+use crate::encrypted;
 use crate::error::Result;
 use crate::host::Statement;
 use crate::keys;
@@ -102,6 +103,7 @@ impl<'c> Sealer<'c> {
                 batch = Some(self.begin(&group)?);
             }
             chose |= chosen;
+            self.writer.grow(encrypted::overhead(&store.infos[at], &change));
             self.writer.add(store.infos[at].id, change, chosen)?;
         }
         let Some(id) = batch else {

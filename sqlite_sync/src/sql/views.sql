@@ -62,7 +62,7 @@ CREATE VIEW sync_record_counts AS
   GROUP BY table_name;
 
 CREATE VIEW sync_status AS
-  SELECT name, value FROM sync_meta WHERE name IN ('device', 'user', 'generation', 'published_at', 'pushed_at', 'verified_at', 'expected', 'notice', 'format', 'trusted_keys')
+  SELECT name, value FROM sync_meta WHERE name IN ('device', 'user', 'generation', 'published_at', 'pushed_at', 'verified_at', 'expected', 'notice', 'format', 'trusted_keys', 'unreadable')
   UNION ALL SELECT 'cursor_known', coalesce((SELECT length(value) > 0 FROM sync_meta WHERE name = 'cursor'), 0)
   UNION ALL SELECT 'complete', coalesce((SELECT value FROM sync_meta WHERE name = 'complete'), 0)
   UNION ALL SELECT 'rows', (SELECT coalesce(sum(count), 0) FROM sync_part)
@@ -84,4 +84,6 @@ CREATE VIEW sync_status AS
   UNION ALL SELECT 'problem', t.name || ': ' || count(*) || ' new rows wait for keys from the server: sync while online'
     FROM sync_change c JOIN sync_batch b ON b.id = c.batch JOIN sync_table t ON t.id = c.tbl
     WHERE c.chosen AND b.user IN (SELECT user FROM sync_user) GROUP BY c.tbl
-  UNION ALL SELECT 'problem', value FROM sync_meta WHERE name = 'trigger_problem';
+  UNION ALL SELECT 'problem', value || ' values cannot be decrypted: give sync_set_key their key; if it has it, they were altered or moved'
+    FROM sync_meta WHERE name = 'unreadable' AND value > 0
+  UNION ALL SELECT 'problem', value FROM sync_meta WHERE name IN ('trigger_problem', 'key_problem');

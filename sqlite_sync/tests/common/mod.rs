@@ -183,6 +183,7 @@ pub fn table(name: &str, columns: Vec<Column>) -> Table {
         mode: TableMode::ReadWrite,
         references: vec![],
         key_from_sequence: false,
+        encrypted: vec![],
     }
 }
 

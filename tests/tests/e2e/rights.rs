@@ -286,7 +286,7 @@ fn who_may_do_what_in_the_schema_sync() {
     let rules = "accept_dids add_auth_key admit_device add_table add_upload_table as_of audit base_type batch_images batch_json check_reach constraint_test create_bucket current_row
         discard discard_conflict doctor drop_auth_key drop_bucket drop_history drop_policy drop_signing_key drop_table drop_upload_table explain fresh_key history history_key home
         keep_devices keep_history keep_records key_condition keys_per_lease lease library_version load_jwks maintain make_signing_key name_device policies_of refuse_dids restore_batch restore_row restore_statements
-        retire_auth_key retry revoke_device row_at set_delete_policy set_mode set_policy set_rls start_worker stop_worker verify_every verify_table worker_lock worker_pid";
+        retire_auth_key retry revoke_device row_at set_delete_policy set_encrypted set_mode set_policy set_rls start_worker stop_worker verify_every verify_table worker_lock worker_pid";
     let rules: Vec<&str> = rules.split_whitespace().collect();
     let transporting =
         ["authenticate", "changed_since", "head", "my_buckets", "pull", "push", "put_did_document", "wake_channel"];

@@ -4,6 +4,7 @@ mod access;
 mod checklist;
 mod claims;
 mod decoder;
+mod columns;
 mod devices;
 mod dids;
 mod encrypted;

@@ -35,14 +35,15 @@ pub fn prepare(db: Db<'_>) -> Result<()> {
     db.run("CREATE INDEX IF NOT EXISTS main.sync_cipher_unread ON sync_cipher(tbl, key) WHERE NOT readable", &[])
 }
 
-fn any(infos: &[TableInfo]) -> bool {
+/// Whether any table has an encrypted column.
+pub fn any(infos: &[TableInfo]) -> bool {
     infos.iter().any(|info| !info.encrypted.is_empty())
 }
 
 /// The key as the server writes it: what a device writes otherwise comes back so.
 fn place_of(info: &TableInfo, column: usize, key: &[Value]) -> Vec<u8> {
     let canonical = |(position, value): (&usize, &Value)| match value {
-        Value::Text(text) if info.table.columns[*position].pg_type == "uuid" => {
+        Value::Text(text) if info.table.columns[*position].pg_type == "pg_catalog.uuid" => {
             Uuid::parse_str(text).map_or(value.clone(), |uuid| Value::Text(uuid.to_string()))
         }
         _ => value.clone(),
@@ -79,16 +80,6 @@ fn keep(db: Db<'_>, info: &TableInfo, column: usize, key: &Key, body: &[u8], rea
     )
 }
 
-/// Forgets what is kept of a row.
-pub fn forget(db: Db<'_>, info: &TableInfo, key: &Key) -> Result<()> {
-    if info.encrypted.is_empty() {
-        return Ok(());
-    }
-    let mut scratch = Vec::new();
-    let binds = [ValueRef::Integer(info.id), key.stored(&mut scratch)];
-    db.run("DELETE FROM main.sync_cipher WHERE tbl = ?1 AND key = ?2", &binds)
-}
-
 /// Forgets what is kept of a table.
 pub fn forget_table(db: Db<'_>, info: &TableInfo) -> Result<()> {
     match info.encrypted.is_empty() {
@@ -111,7 +102,7 @@ pub fn received(db: Db<'_>, info: &TableInfo, values: &[ValueRef<'_>], before: O
         };
         found.push((*column, value));
     }
-    forget(db, info, &key)?;
+    info.forget_ciphertext(db, &key)?;
     for (column, value) in found {
         let Value::Blob(body) = &row[column] else { continue };
         keep(db, info, column, &key, body, value.is_some(), None)?;

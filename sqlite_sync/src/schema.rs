@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::host::Db;
 use crate::meta;
 use crate::table::{self, quote, TableInfo};
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use sync_shared::hash::Tag;
 use sync_shared::limits;
 use sync_shared::message::{Affinity, Column, ColumnDefault, Schema, Table};
@@ -36,10 +36,7 @@ fn follow(db: Db<'_>, schema: &Schema) -> Result<()> {
     drop_retired(db)?;
     // One that was retired before may have gone just now, and be in the schema again.
     let known = table::load(db)?;
-    refuse_plain(&known, schema)?;
-    if schema.tables.iter().any(|table| !table.encrypted.is_empty()) {
-        encrypted::prepare(db)?;
-    }
+    refuse_plain(db, &known, schema)?;
     // Names first, so that two tables may have swapped theirs.
     for table in &schema.tables {
         if let Some(old) = known.iter().find(|k| k.table.tag == table.tag && k.table.name != table.name) {
@@ -60,23 +57,35 @@ fn follow(db: Db<'_>, schema: &Schema) -> Result<()> {
     meta::set_number(db, "generation", schema.generation)
 }
 
-/// Whoever has the server does not have what devices encrypt, so its word is not enough to have it sent as it is.
-fn refuse_plain(known: &[TableInfo], schema: &Schema) -> Result<()> {
-    for old in known.iter().filter(|old| !old.encrypted.is_empty()) {
-        let Some(new) = schema.tables.iter().find(|table| table.tag == old.table.tag) else { continue };
-        let is_plain = |column: &usize| {
-            let at = new.columns.iter().position(|c| c.tag == old.tags[*column]);
-            at.is_some_and(|at| !new.encrypted.iter().any(|c| usize::from(*c) == at))
-        };
-        if let Some(column) = old.encrypted.iter().copied().find(is_plain) {
-            return Err(Error::plain(format!(
-                "the server no longer has column {:?} of table {:?} encrypted, and this device would send it as it is: nothing was changed. \
-                 Whoever means it starts over with sync_sign_out('wipe')",
-                old.table.columns[column].name, old.table.name
-            )));
+/// Whoever has the server does not have what devices encrypt, so its word is not enough to have it sent as it is: neither for a column
+/// by another name, nor for another one by its name. The names stay known when their table goes.
+fn refuse_plain(db: Db<'_>, known: &[TableInfo], schema: &Schema) -> Result<()> {
+    let name = |table: &Table, column: &Column| format!("{:?}.{:?}", table.name, column.name).to_lowercase();
+    let before = meta::text(db, "encrypted")?;
+    let mut names: BTreeSet<String> = before.lines().map(str::to_owned).collect();
+    let mut tags = HashSet::new();
+    for old in known {
+        tags.extend(old.encrypted.iter().map(|column| (old.table.tag, old.tags[*column])));
+    }
+    if names.is_empty() && tags.is_empty() && schema.tables.iter().all(|table| table.encrypted.is_empty()) {
+        return Ok(());
+    }
+    for table in &schema.tables {
+        for (column, at) in table.columns.iter().zip(0..) {
+            if table.encrypted.contains(&at) {
+                names.insert(name(table, column));
+            } else if tags.contains(&(table.tag, column.tag)) || names.contains(&name(table, column)) {
+                return Err(Error::plain(format!(
+                    "the server no longer has column {:?} of table {:?} encrypted, and this device would send it as it is: nothing was changed. \
+                     Whoever means it starts over with sync_sign_out('wipe')",
+                    column.name, table.name
+                )));
+            }
         }
     }
-    Ok(())
+    let names: Vec<String> = names.into_iter().collect();
+    meta::set(db, "encrypted", ValueRef::Text(&names.join("\n")))?;
+    encrypted::prepare(db)
 }
 
 /// Drops retired tables that no unsent write refers to.

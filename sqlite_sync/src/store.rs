@@ -217,6 +217,9 @@ impl<'c> Store<'c> {
             Err(error) => Some(self.set_aside(error)?),
         };
         if pending.is_empty() && error.is_none() {
+            if row.is_none() {
+                self.infos[at].forget_ciphertext(self.db, key)?;
+            }
             let mut scratch = Vec::new();
             return self.drop_shadow.run(&[ValueRef::Integer(self.infos[at].id), key.stored(&mut scratch)]);
         }

@@ -131,6 +131,16 @@ impl TableInfo {
         Key(self.keys.iter().map(|k| row.get(*k).cloned().unwrap_or_default()).collect())
     }
 
+    /// Forgets the ciphertext that is kept beside a row's encrypted columns.
+    pub fn forget_ciphertext(&self, db: Db<'_>, key: &Key) -> Result<()> {
+        if self.encrypted.is_empty() {
+            return Ok(());
+        }
+        let mut scratch = Vec::new();
+        let binds = [ValueRef::Integer(self.id), key.stored(&mut scratch)];
+        db.run("DELETE FROM main.sync_cipher WHERE tbl = ?1 AND key = ?2", &binds)
+    }
+
     /// The position of a column.
     pub fn position(&self, tag: Tag) -> Option<usize> {
         self.tags.binary_search(&tag).ok()

@@ -268,19 +268,14 @@ impl<'s, 'c> Publish<'s, 'c> {
                 let reason = self.store.set_aside(error)?;
                 self.store.set_shadow(at, &key, None, Some(&reason))?;
             } else {
-                encrypted::forget(self.db, &self.store.infos[at], &key)?;
+                self.store.infos[at].forget_ciphertext(self.db, &key)?;
             }
         }
         if delta.complete {
             self.confirm(delta.last_batch.as_ref())?;
         }
         for (at, key) in std::mem::take(&mut self.dirty) {
-            let key = Key(row::decode(&key)?);
-            self.store.settle(at, &key)?;
-            let encrypted = !self.store.infos[at].encrypted.is_empty();
-            if encrypted && self.store.shadow(at, &key)?.is_none() && self.store.visible(at, &key)?.is_none() {
-                encrypted::forget(self.db, &self.store.infos[at], &key)?;
-            }
+            self.store.settle(at, &Key(row::decode(&key)?))?;
         }
         for (at, key) in self.store.keys_of("SELECT tbl, key FROM main.sync_shadow WHERE error IS NOT NULL", &[])? {
             self.store.settle(at, &key)?;

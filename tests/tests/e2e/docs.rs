@@ -52,6 +52,15 @@ fn the_documents_about_identity_do_what_they_say() {
 }
 
 #[test]
+fn the_documents_about_encrypted_columns_do_what_they_say() {
+    let (device, mut server) = run("docs/encrypted.md", "diary_server", "diary_user");
+    device.sync(&mut server);
+    let entries = sync_tests::compare::server_rows(&mut server, "SELECT substr(entry, 1, 4), length(entry) > 60 FROM diary");
+    assert_eq!(entries, [["\\x53594501", "t"]]);
+    assert_eq!(device.value("SELECT entry FROM diary"), "Only my own devices can read this.");
+}
+
+#[test]
 fn the_documents_about_access_do_what_they_say() {
     let (device, mut server) = run("docs/access.md", "ward_server", "staff");
     device.sync(&mut server);

@@ -134,7 +134,9 @@ fn what_is_written_to_an_encrypted_column_is_nowhere_on_the_server() {
     assert_eq!(server_value(&mut notes.server, ciphertext), "0");
     // A device's own file is another thing.
     notes.phone.run("PRAGMA wal_checkpoint(TRUNCATE)");
-    assert!(!files_with(notes.phone.path().parent().expect("a folder"), SECRET.as_bytes()).is_empty());
+    let folder = notes.phone.path().parent().expect("a folder").to_owned();
+    assert!(!files_with(&folder, SECRET.as_bytes()).is_empty());
+    assert_eq!(files_with(&folder, &[0x11; 16]), Vec::<String>::new(), "its key is not in it");
 }
 
 #[test]
@@ -364,6 +366,14 @@ fn nothing_is_sent_as_it_is_by_a_device_that_has_not_heard_or_is_told_otherwise(
     let error = notes.phone.apply(&answer.expect("an answer")).expect_err("refused");
     assert!(error.contains("no longer has column") && error.contains("encrypted"), "{error}");
     assert_eq!(notes.phone.value("SELECT body FROM note"), SECRET);
+    // Nor with another table in its place.
+    notes.db.run("SELECT sync.drop_bucket('all')");
+    notes.laptop.sync(&mut notes.server);
+    assert_eq!(notes.laptop.value("SELECT count(*) FROM sqlite_schema WHERE name = 'note'"), "0");
+    notes.db.run("SELECT sync.create_bucket('other'); SELECT sync.add_table('other', 'note')");
+    notes.db.run("UPDATE sync.synced_table SET tag = tag # 1; SELECT sync.raise_generation()");
+    let answer = sync_tests::device::server_pull(&mut notes.server, &notes.laptop.user, &notes.laptop.pull_request());
+    assert!(notes.laptop.apply(&answer.expect("an answer")).expect_err("refused").contains("no longer has column"));
 }
 
 #[test]
@@ -375,17 +385,56 @@ fn a_dump_and_other_names_keep_columns_encrypted() {
     notes.phone.run("UPDATE note SET body = 'before the name is known'");
     notes.sync();
     let file = notes.db.dump(&[]);
+    // The dump does not have it: the phone keeps it until the laptop has sent it once more.
+    notes.laptop.run("INSERT INTO note (id, title, content) VALUES (2, 'b', 'after the dump')");
+    notes.sync();
     let restored = Cluster::shared().empty_database();
     restored.load(&file);
     restored.run("SELECT sync.maintain()");
+    notes.phone.pull(&mut restored.connect());
+    let lost = notes.phone.rows("SELECT key, row FROM sync_lost");
+    assert!(lost.len() == 1 && lost[0][1].contains("after the dump"), "{lost:?}");
     notes.server = restored.connect();
     notes.db = restored;
     notes.sync();
-    notes.laptop.run("UPDATE note SET content = content || ', and after the dump'");
+    notes.laptop.run("UPDATE note SET content = content || ', and after the dump' WHERE id = 1");
     notes.sync();
     for device in [&notes.phone, &notes.laptop] {
-        assert_eq!(device.value("SELECT content FROM note"), "before the name is known, and after the dump");
+        let contents = device.rows("SELECT content FROM note ORDER BY id").concat();
+        assert_eq!(contents, ["before the name is known, and after the dump", "after the dump"]);
+        assert_eq!(device.value("SELECT count(*) FROM sync_lost"), "0");
         check_sums(device, &mut notes.server, 0);
     }
-    assert_eq!(server_value(&mut notes.server, "SELECT count(*) FROM note WHERE substr(content, 1, 4) = '\\x53594501'"), "1");
+    assert_eq!(server_value(&mut notes.server, "SELECT count(*) FROM note WHERE substr(content, 1, 4) = '\\x53594501'"), "2");
+}
+
+#[test]
+fn many_rows_with_composite_keys_that_are_written_otherwise_and_change() {
+    let mut notes = Notes::new();
+    notes.db.run("CREATE TABLE part (a uuid, b text, body bytea, note text, PRIMARY KEY (b, a))");
+    notes.db.run("SELECT sync.add_table('all', 'part'); SELECT sync.set_encrypted('part', 'body')");
+    notes.sync();
+    // Keys as the server would not write them.
+    notes.phone.run(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 700)
+         INSERT INTO part SELECT printf('AAAAAAAA-AAAA-4AAA-8AAA-%012X', i + 2748), 'b' || i % 7, 'body ' || i || printf('%200c', 'x'), 'note' FROM n",
+    );
+    notes.laptop.run("UPDATE sync_setting SET value = 16384 WHERE name = 'page_bytes'");
+    notes.check();
+    let all = "SELECT a, b, body, note FROM part ORDER BY b, a";
+    assert_eq!(notes.phone.rows(all), notes.laptop.rows(all));
+    assert_eq!(notes.laptop.value("SELECT count(*) FROM part WHERE body LIKE 'body %'"), "700");
+    // Another key is another row, whose value is encrypted anew.
+    notes.laptop.run("UPDATE part SET b = 'moved' WHERE body LIKE 'body 70%'; DELETE FROM part WHERE b = 'b3'");
+    notes.check();
+    assert_eq!(notes.phone.rows(all), notes.laptop.rows(all));
+    assert_eq!(notes.phone.value("SELECT count(*) FROM part WHERE b = 'moved' AND body LIKE 'body 70%'"), "2");
+    // What is kept beside the values goes with them.
+    for device in [&notes.phone, &notes.laptop] {
+        let rows = "SELECT count(*) FROM sync_cipher c WHERE NOT EXISTS (SELECT 1 FROM sync_row r WHERE r.tbl = c.tbl AND r.key = c.key)";
+        assert_eq!(device.value(rows), "0");
+    }
+    notes.db.run("SELECT sync.drop_table('all', 'part')");
+    notes.check();
+    assert_eq!(notes.laptop.value("SELECT count(*) FROM sync_cipher"), "0");
 }

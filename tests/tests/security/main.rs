@@ -3,8 +3,8 @@
 mod access;
 mod checklist;
 mod claims;
-mod decoder;
 mod columns;
+mod decoder;
 mod devices;
 mod dids;
 mod encrypted;

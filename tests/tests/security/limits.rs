@@ -61,7 +61,7 @@ fn leases_and_differences_that_a_push_names() {
     let mut server = db.connect();
     let lease = KeyLease { table: 1, first: 1, step: 1, count: 1, proof: BatchRandom::default() };
     let part = PartSum { bucket: Default::default(), entry: 1, content: Default::default() };
-    let differ = |count| Some(Differ { parts: vec![part.clone(); count], subscriptions: vec![] });
+    let differ = |count| Some(Differ { parts: vec![part; count], subscriptions: vec![] });
     let mut pushed = |bytes: Vec<u8>| server.query_one("SELECT sync.push($1)", &[&bytes]).map(drop).map_err(|e| describe(&e));
     assert_eq!(pushed(push(None, vec![lease; limits::HELD_LEASES])), Ok(()));
     let said = pushed(push(None, vec![lease; limits::HELD_LEASES + 1])).expect_err("one too many");

@@ -205,7 +205,7 @@ fn a_value_that_was_moved_or_changed_is_reported_and_never_shown_as_another() {
 #[test]
 fn keys_of_columns_are_rotated() {
     let mut notes = Notes::new();
-    notes.phone.run("INSERT INTO note (id, title, body) VALUES (1, 'a', 'old one'), (2, 'b', 'old two')");
+    notes.phone.run("INSERT INTO note (id, title, body) VALUES (1, 'a', 'old one'), (2, 'b', 'old two'), (4, 'd', 'old four')");
     notes.check();
     // Sent under the old key, and written once more before anything comes back.
     notes.phone.run("UPDATE note SET body = 'sent' WHERE id = 1");
@@ -216,7 +216,13 @@ fn keys_of_columns_are_rotated() {
     notes.phone.run("UPDATE note SET body = 'sent again' WHERE id = 1");
     let answer = notes.phone.push(&mut notes.server).expect("an answer");
     assert_eq!((answer.verdicts("accepted"), answer.verdicts("merged")), (1, 0), "{answer:?}");
-    notes.laptop.run("INSERT INTO note (id, title, body) VALUES (3, 'c', 'new three')");
+    // What somebody else wrote under the old key is what a change under the new one starts from.
+    notes
+        .laptop
+        .run("INSERT INTO note (id, title, body) VALUES (3, 'c', 'new three'); UPDATE note SET body = 'new four' WHERE id = 4");
+    let answer = notes.laptop.push(&mut notes.server).expect("an answer");
+    assert_eq!(answer.verdicts("merged"), 0, "{answer:?}");
+    assert_eq!(server_value(&mut notes.server, "SELECT count(*) FROM sync.conflict"), "0");
     notes.check();
     let keys = "SELECT count(DISTINCT substr(body, 5, 8)) FROM note";
     assert_eq!(server_value(&mut notes.server, keys), "2");
@@ -224,10 +230,10 @@ fn keys_of_columns_are_rotated() {
     let late = Device::new("ann");
     set_keys(&late, &[TWO]);
     late.sync(&mut notes.server);
-    assert_eq!(late.rows("SELECT id FROM note WHERE typeof(body) = 'text' ORDER BY id").concat(), ["1", "3"]);
+    assert_eq!(late.rows("SELECT id FROM note WHERE typeof(body) = 'text' ORDER BY id").concat(), ["1", "3", "4"]);
     check_sums(&late, &mut notes.server, 1);
     set_keys(&late, &[TWO, ONE]);
-    assert_eq!(late.rows("SELECT body FROM note ORDER BY id").concat(), ["sent again", "old two", "new three"]);
+    assert_eq!(late.rows("SELECT body FROM note ORDER BY id").concat(), ["sent again", "old two", "new three", "new four"]);
     check_sums(&late, &mut notes.server, 0);
     // Without the old key everything that is readable stays so, and what changes is under the new one.
     set_keys(&notes.phone, &[TWO]);

@@ -8,7 +8,27 @@ use sync_tests::build::{library, root, version};
 pub struct Client {
     pub name: &'static str,
     pub expected: Expected,
-    pub command: fn(&Path) -> Result<Command, String>,
+    pub command: fn(&Path) -> Result<Command, Cannot>,
+}
+
+/// Why a client cannot be run.
+pub enum Cannot {
+    /// What it needs is not installed here.
+    Skip(String),
+    /// It is broken: what is compiled does not compile.
+    Fail(String),
+}
+
+impl From<String> for Cannot {
+    fn from(missing: String) -> Self {
+        Cannot::Skip(missing)
+    }
+}
+
+impl From<&str> for Cannot {
+    fn from(missing: &str) -> Self {
+        Cannot::Skip(missing.to_owned())
+    }
 }
 
 pub enum Expected {
@@ -18,11 +38,11 @@ pub enum Expected {
     Tests,
 }
 
-const fn client(name: &'static str, source: &'static str, command: fn(&Path) -> Result<Command, String>) -> Client {
+const fn client(name: &'static str, source: &'static str, command: fn(&Path) -> Result<Command, Cannot>) -> Client {
     Client { name, expected: Expected::Tour(source), command }
 }
 
-const fn tests(name: &'static str, command: fn(&Path) -> Result<Command, String>) -> Client {
+const fn tests(name: &'static str, command: fn(&Path) -> Result<Command, Cannot>) -> Client {
     Client { name, expected: Expected::Tests, command }
 }
 
@@ -59,6 +79,11 @@ pub fn text(output: std::io::Result<Output>, name: &str) -> Result<String, Strin
     Err(format!("{name} ended with {}\n{out}{errors}", output.status))
 }
 
+/// The same of a step without which there is nothing to run.
+fn built(output: std::io::Result<Output>, name: &str) -> Result<String, Cannot> {
+    text(output, name).map_err(Cannot::Fail)
+}
+
 /// Whether a program is there and answers.
 fn needs(program: &str, arguments: &[&str], otherwise: &str) -> Result<(), String> {
     let output = Command::new(program).args(arguments).output();
@@ -68,7 +93,7 @@ fn needs(program: &str, arguments: &[&str], otherwise: &str) -> Result<(), Strin
     Err(otherwise.to_owned())
 }
 
-fn shell(_: &Path) -> Result<Command, String> {
+fn shell(_: &Path) -> Result<Command, Cannot> {
     needs("sqlite3", &["--version"], "the program sqlite3 is not installed")?;
     needs("curl", &["--version"], "the program curl is not installed")?;
     let mut command = Command::new("sh");
@@ -77,20 +102,20 @@ fn shell(_: &Path) -> Result<Command, String> {
 }
 
 /// The first python on PATH may have been built without loadable extensions; Debian's was not.
-fn able_python() -> Result<Command, String> {
+fn able_python() -> Result<Command, Cannot> {
     let able = ["-c", "import sqlite3; sqlite3.connect(':memory:').enable_load_extension(True)"];
     let python = ["python3", "/usr/bin/python3"].into_iter().find(|python| needs(python, &able, "").is_ok());
     Ok(Command::new(python.ok_or("no python3 whose sqlite3 can load extensions is installed")?))
 }
 
 /// The standard library's sqlite3.
-fn python(_: &Path) -> Result<Command, String> {
+fn python(_: &Path) -> Result<Command, Cannot> {
     let mut command = able_python()?;
     command.arg(file("python/client.py"));
     Ok(command)
 }
 
-fn python_package(_: &Path) -> Result<Command, String> {
+fn python_package(_: &Path) -> Result<Command, Cannot> {
     let mut command = able_python()?;
     // Nothing is to be left in the tree.
     command.arg("-B").arg(root().join("packages/python/tests/test_client.py"));
@@ -98,7 +123,7 @@ fn python_package(_: &Path) -> Result<Command, String> {
 }
 
 /// The same with apsw, which brings a SQLite of its own, newer than Debian's.
-fn apsw(_: &Path) -> Result<Command, String> {
+fn apsw(_: &Path) -> Result<Command, Cannot> {
     let python = packages("python")?.join("bin/python");
     needs(&python.to_string_lossy(), &["-c", "import apsw"], "apsw could not be installed")?;
     let mut command = Command::new(python);
@@ -129,7 +154,7 @@ fn node_with(files: &[(PathBuf, &str)]) -> Result<Command, String> {
     Ok(command)
 }
 
-fn node(_: &Path) -> Result<Command, String> {
+fn node(_: &Path) -> Result<Command, Cannot> {
     let mut command = node_with(&[(file("node/client.mjs"), "client.mjs")])?;
     command.arg("client.mjs");
     Ok(command)
@@ -143,14 +168,14 @@ fn ours() -> (PathBuf, &'static str) {
     (root().join("packages/node"), "node_modules/@pg-sync/client")
 }
 
-fn node_package(_: &Path) -> Result<Command, String> {
+fn node_package(_: &Path) -> Result<Command, Cannot> {
     let mut command = node_with(&[ours()])?;
     command.args(["--test", "--test-reporter=spec", "node_modules/@pg-sync/client/test/client.test.mjs"]);
     Ok(command)
 }
 
 /// A program with types: the compiler says whether it may be run.
-fn node_types(_: &Path) -> Result<Command, String> {
+fn node_types(_: &Path) -> Result<Command, Cannot> {
     let node = node_with(&[ours()])?;
     let types = packages("types")?.join("node_modules");
     let compiler = types.join(".bin/tsc");
@@ -162,14 +187,14 @@ fn node_types(_: &Path) -> Result<Command, String> {
 }
 
 /// Two processes in a conversation.
-fn live(_: &Path) -> Result<Command, String> {
+fn live(_: &Path) -> Result<Command, Cannot> {
     let mut command = node_with(&[ours(), (root().join("examples/live"), "live")])?;
     command.arg("live/demo.mjs");
     Ok(command)
 }
 
 /// With Debian's packages of Go, which are sources in a GOPATH.
-fn go(made: &Path) -> Result<Command, String> {
+fn go(made: &Path) -> Result<Command, Cannot> {
     needs("go", &["version"], "golang-go is not installed")?;
     let path = "/usr/share/gocode";
     if !Path::new(path).join("src/github.com/mattn/go-sqlite3").exists() {
@@ -179,11 +204,11 @@ fn go(made: &Path) -> Result<Command, String> {
     let mut compiler = Command::new("go");
     compiler.env("GO111MODULE", "off").env("GOPATH", path).env("GOFLAGS", "-tags=libsqlite3");
     compiler.args(["build", "-o"]).arg(&program).arg(file("go/client.go"));
-    text(compiler.output(), "go build")?;
+    built(compiler.output(), "go build")?;
     Ok(Command::new(program))
 }
 
-fn java(_: &Path) -> Result<Command, String> {
+fn java(_: &Path) -> Result<Command, Cannot> {
     needs("javac", &["-version"], "default-jdk-headless is not installed")?;
     let driver = "/usr/share/java/sqlite-jdbc.jar";
     if !Path::new(driver).exists() {
@@ -195,7 +220,7 @@ fn java(_: &Path) -> Result<Command, String> {
     Ok(command)
 }
 
-fn php(_: &Path) -> Result<Command, String> {
+fn php(_: &Path) -> Result<Command, Cannot> {
     needs("php", &["-r", "new SQLite3(':memory:');"], "php-cli or php-sqlite3 is not installed")?;
     let mut folder = library("libsqlite_sync.so");
     folder.pop();
@@ -204,26 +229,26 @@ fn php(_: &Path) -> Result<Command, String> {
     Ok(command)
 }
 
-fn ruby(_: &Path) -> Result<Command, String> {
+fn ruby(_: &Path) -> Result<Command, Cannot> {
     needs("ruby", &["-e", "require 'sqlite3'"], "ruby or ruby-sqlite3 is not installed")?;
     let mut command = Command::new("ruby");
     command.arg(file("ruby/client.rb"));
     Ok(command)
 }
 
-fn rust(_: &Path) -> Result<Command, String> {
+fn rust(_: &Path) -> Result<Command, Cannot> {
     let program = std::env::current_exe().ok().and_then(|path| Some(path.parent()?.join("sync-client")));
     let program = program.filter(|path| path.exists()).ok_or("sync-client is not built")?;
     Ok(Command::new(program))
 }
 
-fn c(made: &Path) -> Result<Command, String> {
+fn c(made: &Path) -> Result<Command, Cannot> {
     let program = made.join("client-c");
-    text(c_compiler(&program)?.arg("-lsqlite3").output(), "cc")?;
+    built(c_compiler(&program)?.arg("-lsqlite3").output(), "cc")?;
     Ok(Command::new(program))
 }
 
-fn c_compiler(program: &Path) -> Result<Command, String> {
+fn c_compiler(program: &Path) -> Result<Command, Cannot> {
     needs("cc", &["--version"], "no C compiler is installed")?;
     let pg_config = std::env::var("PG_CONFIG").unwrap_or_else(|_| "pg_config".into());
     let of = |what: &str| text(Command::new(&pg_config).arg(what).output(), "pg_config").map(|path| path.trim().to_owned());
@@ -238,14 +263,14 @@ fn c_compiler(program: &Path) -> Result<Command, String> {
 }
 
 /// The same with the extension linked in, and with a SQLite that cannot load any.
-fn c_linked(made: &Path) -> Result<Command, String> {
+fn c_linked(made: &Path) -> Result<Command, Cannot> {
     let archive = library("static/libsqlite_sync.a");
     let folder = std::env::var_os("SYNC_CLIENT_PACKAGES").map(|packages| PathBuf::from(packages).join("sqlite"));
     let sqlite = folder.filter(|folder| folder.join("sqlite3.o").exists()).ok_or("SQLite's sources are not there")?;
     let shim = root().join("sqlite_sync/static");
     let finish = |compiler: &mut Command, sqlite: &[PathBuf], program: &Path| {
         compiler.arg("-DSYNC_LINKED").arg("-I").arg(&shim).arg(shim.join("sqlite_sync.c")).arg(&archive).args(sqlite);
-        text(compiler.args(["-lm", "-lpthread", "-o"]).arg(program).output(), "cc")
+        built(compiler.args(["-lm", "-lpthread", "-o"]).arg(program).output(), "cc")
     };
     let without = [sqlite.join("sqlite3.o"), format!("-I{}", sqlite.display()).into()];
     for (loads, sqlite) in [("0", &without[..]), ("1", &["-lsqlite3".into()])] {
@@ -253,7 +278,7 @@ fn c_linked(made: &Path) -> Result<Command, String> {
         let mut compiler = Command::new("cc");
         compiler.args(["-Wall", "-Wextra", "-Werror"]).arg(root().join("tests/clients/linked.c"));
         finish(&mut compiler, sqlite, &program)?;
-        let said = text(Command::new(&program).args([&version(), loads]).output(), "linked")?;
+        let said = built(Command::new(&program).args([&version(), loads]).output(), "linked")?;
         println!("    {}", said.trim());
     }
     let program = made.join("client-linked");

@@ -8,7 +8,7 @@
 
 mod languages;
 
-use languages::{file, text, Client, Expected, CLIENTS};
+use languages::{file, text, Cannot, Client, Expected, CLIENTS};
 use serde_json::json;
 use std::process::Command;
 use sync_tests::build::{library, root};
@@ -37,9 +37,13 @@ fn main() {
     for client in CLIENTS.iter().filter(|client| only.is_empty() || only.iter().any(|o| o == client.name)) {
         println!("{}", client.name);
         match (client.command)(&made).map(|command| run(&cluster, client, command)) {
-            Err(why) => {
+            Err(Cannot::Skip(why)) => {
                 println!("    skipped: {why}");
                 skipped += 1;
+            }
+            Err(Cannot::Fail(why)) => {
+                println!("    FAILED: {why}");
+                failed += 1;
             }
             Ok(Ok(said)) => {
                 said.lines().for_each(|line| println!("    {line}"));

@@ -160,7 +160,7 @@ fn where_too_many_wait_the_rest_is_told_to_come_again() {
     gateway.sync(&Device::new("user1"), &token).expect("a sync");
     // The only connection waits for a lock.
     let mut holder = served.db.connect();
-    holder.batch_execute("BEGIN; LOCK TABLE sync.rule IN ACCESS EXCLUSIVE MODE").expect("a lock");
+    holder.batch_execute("BEGIN; LOCK TABLE sync.generation IN ACCESS EXCLUSIVE MODE").expect("a lock");
     let request = Device::new("user1").pull_request();
     let statuses: Vec<_> = std::thread::scope(|scope| {
         let ask = || gateway.ask("POST", "/sync/pull", &token, &request).expect("an answer");

@@ -198,7 +198,7 @@ impl Query {
             let outer = pg_sys::CurrentMemoryContext;
             let scratch = pg_sys::AllocSetContextCreateExtended(outer, c"sync row".as_ptr(), 0, 8192, 8 << 20);
             let plan = self.plan;
-            let mut receiver = Receiver { head: HEAD, query: self, f: &mut f, scratch, rows: 0, stopped: false };
+            let mut receiver = Receiver { head: HEAD, query: self, f: &mut f, outer, scratch, rows: 0, stopped: false };
             let options = pg_sys::SPIExecuteOptions {
                 params: parameters(source, arguments),
                 read_only: true,
@@ -228,6 +228,8 @@ struct Receiver<'q> {
     head: pg_sys::DestReceiver,
     query: &'q mut Query,
     f: &'q mut dyn FnMut(Row<'_>) -> bool,
+    /// The caller's, which lives as long as the query's renderers are used.
+    outer: pg_sys::MemoryContext,
     scratch: pg_sys::MemoryContext,
     rows: usize,
     stopped: bool,
@@ -250,8 +252,14 @@ unsafe extern "C-unwind" fn start(
     _operation: std::ffi::c_int,
     descriptor: pg_sys::TupleDesc,
 ) {
-    // SAFETY: see above. A kept plan may have been made anew, for other types.
-    unsafe { (*receiver.cast::<Receiver<'_>>()).query.render(descriptor) }
+    // SAFETY: see above. A kept plan may have been made anew, for other types. The executor's memory, current here, ends with this run
+    // of the query; its renderers serve the next ones too.
+    unsafe {
+        let receiver = &mut *receiver.cast::<Receiver<'_>>();
+        let executors = pg_sys::MemoryContextSwitchTo(receiver.outer);
+        receiver.query.render(descriptor);
+        pg_sys::MemoryContextSwitchTo(executors);
+    }
 }
 
 /// # Safety

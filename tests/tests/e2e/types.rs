@@ -240,6 +240,38 @@ fn assert_comes_back(db: &Database<'_>, cases: &[Case]) {
     assert_verified(&device);
 }
 
+/// What renders a type's values may keep state, which must live as long as the query that is used for one bucket after the other.
+#[test]
+fn values_of_types_with_state_come_of_many_buckets_and_of_pulls_one_after_the_other() {
+    let db = Cluster::shared().database();
+    db.run(
+        "CREATE TYPE pair AS (a int, b text);
+         CREATE TABLE stateful (id int PRIMARY KEY, k int NOT NULL, list int[], names text[], pair pair, span int4range, spans int4multirange);
+         CREATE INDEX ON stateful (k, id);
+         SELECT sync.create_bucket('k', members => 'SELECT generate_series(1, 40)');
+         SELECT sync.add_table('k', 'stateful', key => 'k');
+         INSERT INTO stateful SELECT i, 1 + i % 40, ARRAY[i, i + 1], ARRAY['a' || i, NULL], ROW(i, 'b' || i)::pair, int4range(i, i + 3), int4multirange(int4range(i, i + 2))
+         FROM generate_series(1, 400) i",
+    );
+    // One backend: its second pull finds the queries prepared.
+    let mut server = db.connect();
+    for user in ["ann", "ben", "cleo"] {
+        let device = Device::new(user);
+        device.sync(&mut server);
+        assert_verified(&device);
+        let told = "SELECT id, list, names, pair, span, spans FROM stateful ORDER BY id";
+        let sent = server_rows(
+            &mut server,
+            "SELECT id, to_json(list)::text, to_json(names)::text, to_json(pair)::text, span::text, spans::text FROM stateful ORDER BY id",
+        );
+        assert_eq!(device.rows(told), sent, "{user}");
+        server.batch_execute("UPDATE stateful SET list = list || 7, pair = ROW(0, 'changed by ' || k)::pair").expect("an update");
+        device.sync(&mut server);
+        assert_verified(&device);
+        assert_eq!(device.rows("SELECT count(*) FROM stateful WHERE list LIKE '%7]'"), [["400"]]);
+    }
+}
+
 #[test]
 fn a_text_of_a_megabyte_and_a_blob_of_two() {
     let db = Cluster::shared().database();

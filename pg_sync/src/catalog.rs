@@ -78,7 +78,7 @@ pub struct Entry {
     /// SQL expressions over the row.
     pub key: Vec<String>,
     pub filter: Option<String>,
-    /// Sums are known.
+    /// Sums are known, as of reading it; a catalog that is remembered does not learn of it, see `pull::state`.
     pub ready: bool,
     /// Only rows that the user's policies show are handed out.
     pub enforced: bool,

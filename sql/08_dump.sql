@@ -104,11 +104,16 @@ COMMENT ON FUNCTION sync.raise_generation() IS 'The schema that devices have, or
 
 -- Coming to life ---------------------------------------------------------------------------------------------------------------
 
--- Whether anything here was made in another database: by a dump, pg_upgrade, or CREATE DATABASE ... TEMPLATE. Read by each pull and push.
+-- Whether anything here was made in another database: by a dump, pg_upgrade, or CREATE DATABASE ... TEMPLATE. Read by each push, and so not
+-- in SQL, which would plan it each time.
 CREATE FUNCTION sync.has_moved() RETURNS boolean
-    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT EXISTS (SELECT FROM sync.captured c WHERE NOT starts_with(c.definition, (SELECT '{"home":"' || sync.home() || '"')))
-        OR EXISTS (SELECT FROM sync.carried o WHERE o.home <> (SELECT sync.home()))
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    here CONSTANT text := sync.home();
+BEGIN
+    RETURN EXISTS (SELECT FROM sync.captured c WHERE NOT starts_with(c.definition, '{"home":"' || here || '"'))
+        OR EXISTS (SELECT FROM sync.carried o WHERE o.home <> here);
+END
 $$;
 COMMENT ON FUNCTION sync.has_moved() IS 'Whether rules wait for being read again, in a restored, copied or upgraded database.';
 

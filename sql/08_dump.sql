@@ -23,37 +23,20 @@ SELECT pg_catalog.pg_extension_config_dump('sync.conflict', '');
 SELECT pg_catalog.pg_extension_config_dump('sync.key_lease', '');
 SELECT pg_catalog.pg_extension_config_dump('sync.secret', '');
 
--- Tables that hold what is declared about single synced tables: those with a column relid. The columns named here hold numbers of
--- columns (0: none), which travel as names; all others travel as they are.
-CREATE FUNCTION sync.settings_of_tables(OUT settings regclass, OUT by_number name[]) RETURNS SETOF record
-    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT to_regclass(s.name), s.by_number
-    FROM (VALUES ('sync.policy', ARRAY['attnum', 'link']::name[])) AS s (name, by_number)
-    WHERE to_regclass(s.name) IS NOT NULL
-$$;
-COMMENT ON FUNCTION sync.settings_of_tables() IS 'Where things are declared about single synced tables: pg_dump carries them.';
-
 -- Writing down -----------------------------------------------------------------------------------------------------------------
 
+-- Columns by name: numbers are another database's.
 CREATE FUNCTION sync.pack_settings(rel regclass) RETURNS jsonb
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    s record;
-    packed jsonb := '{}';
-    found jsonb;
 BEGIN
-    FOR s IN SELECT * FROM sync.settings_of_tables() LOOP
-        EXECUTE format('SELECT jsonb_agg(to_jsonb(t) - ''relid'' ORDER BY to_jsonb(t)::text) FROM %s t WHERE t.relid = $1', s.settings)
-            INTO found USING rel;
-        IF found IS NOT NULL THEN
-            SELECT jsonb_agg(r.content || coalesce((
-                SELECT jsonb_object_agg(n.column_name, a.attname) FROM unnest(s.by_number) n(column_name)
-                JOIN pg_attribute a ON a.attrelid = rel AND a.attnum = (r.content ->> n.column_name)::smallint AND a.attnum > 0), '{}'))
-            INTO found FROM jsonb_array_elements(found) r(content);
-            packed := packed || jsonb_build_object(s.settings::text, found);
-        END IF;
-    END LOOP;
-    RETURN packed;
+    RETURN coalesce((
+        SELECT jsonb_build_object('sync.policy', jsonb_agg(to_jsonb(p) - 'relid'
+            || jsonb_strip_nulls(jsonb_build_object('attnum', a.attname, 'link', l.attname)) ORDER BY p.attnum, p.event))
+        FROM sync.policy p
+        LEFT JOIN pg_attribute a ON a.attrelid = rel AND a.attnum = p.attnum AND a.attnum > 0
+        LEFT JOIN pg_attribute l ON l.attrelid = rel AND l.attnum = p.link AND l.attnum > 0
+        WHERE p.relid = rel
+        HAVING count(*) > 0), '{}');
 END
 $$;
 COMMENT ON FUNCTION sync.pack_settings(regclass) IS 'What is declared about one synced table, by name.';
@@ -260,20 +243,12 @@ COMMENT ON FUNCTION sync.unpack_table(text, jsonb) IS 'add_table, as a dump has 
 
 CREATE FUNCTION sync.unpack_settings(rel regclass, content jsonb) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    s record;
-    r jsonb;
-    numbers jsonb;
 BEGIN
-    FOR s IN SELECT * FROM sync.settings_of_tables() LOOP
-        FOR r IN SELECT * FROM jsonb_array_elements(coalesce(content -> s.settings::text, '[]')) LOOP
-            SELECT coalesce(jsonb_object_agg(n.column_name, a.attnum), '{}') INTO numbers
-            FROM unnest(s.by_number) n(column_name) JOIN pg_attribute a ON a.attrelid = rel AND a.attname = r ->> n.column_name
-            WHERE jsonb_typeof(r -> n.column_name) = 'string';
-            EXECUTE format('INSERT INTO %s SELECT (jsonb_populate_record(NULL::%1$s, $1)).*', s.settings)
-                USING r || numbers || jsonb_build_object('relid', rel::oid);
-        END LOOP;
-    END LOOP;
+    INSERT INTO sync.policy SELECT (jsonb_populate_record(NULL::sync.policy,
+        r || jsonb_strip_nulls(jsonb_build_object('relid', rel::oid, 'attnum', a.attnum, 'link', l.attnum)))).*
+    FROM jsonb_array_elements(coalesce(content -> 'sync.policy', '[]')) r
+    LEFT JOIN pg_attribute a ON a.attrelid = rel AND a.attname = r ->> 'attnum' AND jsonb_typeof(r -> 'attnum') = 'string'
+    LEFT JOIN pg_attribute l ON l.attrelid = rel AND l.attname = r ->> 'link' AND jsonb_typeof(r -> 'link') = 'string';
 END
 $$;
 COMMENT ON FUNCTION sync.unpack_settings(regclass, jsonb) IS 'What was declared about one synced table, as a dump has carried it.';

@@ -129,13 +129,13 @@ fn connected(served: &Served<'_>, gateway: &Gateway, cluster: &Cluster, size: &S
         gateway.ask("POST", "/sync/pull", &tokens[0], &request).expect("an answer");
     }
     let quiet = idle(gateway, cluster, size);
-    let (memory, sessions) = (resident(gateway), cluster.processes().len());
+    let (memory, sessions) = (gateway.resident(), cluster.processes().len());
     let mut streams: Vec<_> = tokens.iter().map(|token| open(gateway, token)).collect();
     report.line(
         "gateway, memory per connected device",
         Unit::Of("KiB"),
         Goal::AtMost(10.0),
-        one((resident(gateway) - memory) / CONNECTED as f64),
+        one((gateway.resident() - memory) / CONNECTED as f64),
     );
     let more = cluster.processes().len().saturating_sub(sessions) as f64;
     report.line("server, processes more for them", Unit::Of("processes"), Goal::AtMost(0.0), one(more));
@@ -234,11 +234,4 @@ fn open(gateway: &Gateway, token: &str) -> Stream {
     }
     stream.set_nonblocking(true).expect("it need not wait");
     Stream(stream, 1)
-}
-
-/// KiB of memory.
-fn resident(gateway: &Gateway) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.pid())).expect("the gateway runs");
-    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).expect("its memory");
-    line.trim().trim_end_matches(" kB").trim().parse().expect("a number")
 }

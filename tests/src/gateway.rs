@@ -142,6 +142,13 @@ impl Gateway {
         self.process.id()
     }
 
+    /// KiB of memory that it has.
+    pub fn resident(&self) -> f64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
+        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).expect("its memory");
+        line.trim().trim_end_matches(" kB").trim().parse().expect("a number")
+    }
+
     /// Ends it as a loss of power would.
     pub fn kill(&mut self) {
         self.process.kill().expect("it can be killed");

@@ -6,24 +6,28 @@
 
 use crate::bodies::receive;
 use crate::hub::{Asker, Place};
+use crate::lent::{Lent, Socket};
 use crate::metrics::add;
 use crate::refusal::Refusal;
 use crate::routes::token;
 use crate::turns::Turn;
 use crate::Gateway;
-use axum::body::{Body, Bytes};
+use axum::body::Bytes;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::extract::{FromRequestParts, Request, State};
-use axum::http::{header, HeaderValue, StatusCode};
+use axum::http::{header, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
-use futures_util::stream;
-use std::convert::Infallible;
+use httpdate::HttpDate;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
 const CHANGED: &[u8] = b"event: changed\ndata: {}\n\n";
 const ALIVE: &[u8] = b":\n\n";
+/// Proxies that gather what they pass on would keep events to themselves.
+const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-store\r\nx-accel-buffering: no\r\nconnection: close\r\n";
 /// Clocks differ; Postgres takes a token for as long after its end.
 const LEEWAY: Duration = Duration::from_secs(60);
 /// Of what a stream keeps: a device's pull request is small.
@@ -32,6 +36,9 @@ const REQUEST_BYTES: usize = 4 << 20;
 const MESSAGE_BYTES: usize = 64 << 10;
 
 pub async fn events(State(gateway): State<Arc<Gateway>>, request: Request) -> Result<Response, Refusal> {
+    if request.method() == Method::HEAD {
+        return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "events have no end, and so no head without them"));
+    }
     let token = token(request.headers())?;
     let turn = gateway.turns.take(&token)?;
     let (mut parts, body) = request.into_parts();
@@ -49,18 +56,13 @@ pub async fn events(State(gateway): State<Arc<Gateway>>, request: Request) -> Re
     let place = enter(&gateway, &turn, (!held.bytes.is_empty()).then(|| held.bytes.clone())).await?;
     // From here on what it keeps is counted where it is kept.
     drop((held, turn));
+    let socket = parts.extensions.get::<Lent>().and_then(Lent::take_back);
+    let socket =
+        socket.ok_or_else(|| Refusal::new(StatusCode::BAD_REQUEST, "take the answers that wait on this connection first"))?;
     let listening = Listening { place, end: end_of(&token), alive: alive(&gateway), first: true };
-    let body = stream::unfold(listening, |mut listening| async move {
-        let chunk = listening.next().await?;
-        Some((Ok::<_, Infallible>(Bytes::from_static(chunk)), listening))
-    });
-    let mut response = Body::from_stream(body).into_response();
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    // Proxies that gather what they pass on would keep events to themselves.
-    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    Ok(response)
+    tokio::spawn(stream(socket, listening));
+    // Nobody sees it: the connection is the stream's.
+    Ok(StatusCode::OK.into_response())
 }
 
 async fn enter(gateway: &Arc<Gateway>, turn: &Turn, request: Option<Bytes>) -> Result<Place, Refusal> {
@@ -96,6 +98,25 @@ impl Listening {
     }
 }
 
+/// Server-sent events, until somebody ends them. The connection ends with them, so that no form is needed that says where they end.
+async fn stream(mut socket: Box<dyn Socket>, mut listening: Listening) -> io::Result<()> {
+    socket.write_all(format!("{HEAD}date: {}\r\n\r\n", HttpDate::from(SystemTime::now())).as_bytes()).await?;
+    let mut said = [0; 64];
+    loop {
+        tokio::select! {
+            chunk = listening.next() => {
+                let Some(chunk) = chunk else { return socket.shutdown().await };
+                socket.write_all(chunk).await?;
+                socket.flush().await?;
+            }
+            // What a client may still say has no answer.
+            length = socket.read(&mut said) => if length? == 0 {
+                return Ok(());
+            }
+        }
+    }
+}
+
 async fn talk(gateway: Arc<Gateway>, token: Arc<str>, mut socket: WebSocket, place: Place) {
     let mut listening = Listening { place, end: end_of(&token), alive: alive(&gateway), first: true };
     loop {
@@ -112,7 +133,8 @@ async fn talk(gateway: Arc<Gateway>, token: Arc<str>, mut socket: WebSocket, pla
                     // What changes until it has its new place is told by the first event there.
                     let Listening { place, end, alive, .. } = listening;
                     drop(place);
-                    match again(&gateway, &token, &request).await {
+                    // Boxed: it is seldom, and larger than all that a WebSocket keeps.
+                    match Box::pin(again(&gateway, &token, &request)).await {
                         Ok(place) => listening = Listening { place, end, alive, first: true },
                         Err(refusal) => {
                             let _gone = socket.send(Message::Text(format!("refused: {}", refusal.message).into())).await;

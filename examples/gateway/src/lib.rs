@@ -5,7 +5,8 @@
 //!
 //! # Layout
 //! - [`settings`]: flags and variables
-//! - [`serve`]: sockets, TLS, ending in good order; [`pace`]: clients that do not read what they are sent
+//! - [`serve`]: sockets, TLS, ending in good order; [`pace`]: clients that do not read what they are sent; [`lent`]: sockets that outlive
+//!   HTTP on them
 //! - [`routes`]: `/sync/pull`, `/sync/push`, `/healthz`, `/metrics`; [`events`]: `/sync/events`
 //! - [`bodies`]: memory for what travels, and its limits; [`turns`], [`counts`]: how much one token, user or
 //!   address may have
@@ -23,6 +24,7 @@ mod counts;
 mod database;
 mod events;
 mod hub;
+mod lent;
 mod metrics;
 mod pace;
 mod refusal;

@@ -1,10 +1,14 @@
 //! Sockets: accepting, TLS, and ending in good order.
 
 use crate::counts::{network, Counted, Counts};
+use crate::lent::{Lent, Socket};
 use crate::pace::Paced;
 use crate::settings::Settings;
 use crate::{routes, watch, Gateway};
 use axum::Router;
+use hyper::body::Incoming;
+use hyper::service::{service_fn, Service};
+use hyper::Request;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustls::pki_types::pem::PemObject;
@@ -15,7 +19,6 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch as told, OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
@@ -83,16 +86,16 @@ impl Bound {
                 settle(&stream);
                 gateway.metrics.connections.fetch_add(1, Ordering::Relaxed);
                 let patience = gateway.settings.timeout();
-                // A WebSocket outlives HTTP on its connection, so what ends with the connection is kept beside the socket.
+                // A stream outlives HTTP on its connection, so what ends with the connection is kept beside the socket.
                 let stream = Paced::new(stream, patience, (Lives(gateway), permit, lives));
-                match tls {
-                    None => talk(stream, router, ending).await,
-                    Some(tls) => {
-                        if let Ok(Ok(stream)) = tokio::time::timeout(PATIENCE, tls.accept(stream)).await {
-                            talk(stream, router, ending).await;
-                        }
-                    }
-                }
+                let socket: Box<dyn Socket> = match tls {
+                    None => Box::new(stream),
+                    Some(tls) => match tokio::time::timeout(PATIENCE, tls.accept(stream)).await {
+                        Ok(Ok(stream)) => Box::new(stream),
+                        _ => return,
+                    },
+                };
+                talk(Lent::new(socket), router, ending).await;
             });
         }
         drop((self.listener, self.operators, lives));
@@ -167,15 +170,17 @@ fn settle(stream: &TcpStream) {
 }
 
 /// Serves one connection; when the gateway ends, no further than what is under way on it.
-async fn talk<S>(stream: S, router: Router, mut ending: told::Receiver<bool>)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+async fn talk(socket: Lent, router: Router, mut ending: told::Receiver<bool>) {
+    let (router, lent) = (TowerToHyperService::new(router), socket.clone());
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(lent.clone());
+        router.call(request)
+    });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(PATIENCE)
         .max_buf_size(32 << 10)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .serve_connection(TokioIo::new(socket), service)
         .with_upgrades();
     tokio::pin!(connection);
     // A client that breaks off tells nobody anything.

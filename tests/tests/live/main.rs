@@ -12,6 +12,7 @@ mod listen;
 mod pooler;
 mod postgres;
 mod rpc;
+mod stream;
 mod tls;
 mod wakes;
 

@@ -3,10 +3,11 @@
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::sync::Arc;
-use sync_tests::gateway::{ask, served, Gateway};
+use sync_tests::gateway::{ask, head, served, Gateway};
 use sync_tests::{Cluster, Device};
 
 struct Files(PathBuf);
@@ -57,6 +58,21 @@ fn devices_sync_over_tls_and_strangers_to_the_authority_do_not() {
         more = device.apply(&reply.content().expect("a delta")).expect("it is applied").more();
     }
     assert_eq!(device.value("SELECT count(*) FROM list"), "1");
+    // Events, too, on the same connection.
+    stream.write_all(head("GET", "/sync/events", &token, 0).as_bytes()).expect("a request");
+    stream.sock.set_read_timeout(Some(crate::SOON)).expect("a limit");
+    let mut told = |wanted: usize| {
+        let mut text = String::new();
+        while text.matches("event: changed").count() < wanted {
+            let mut bytes = [0; 512];
+            let n = stream.read(&mut bytes).expect("an event");
+            assert!(n > 0, "it ended: {text}");
+            text += &String::from_utf8_lossy(&bytes[..n]);
+        }
+    };
+    told(1);
+    served.db.run("UPDATE list SET title = 'x'");
+    told(1);
     ask(&mut connect(&other), "GET", "/healthz", "", b"").expect_err("a stranger's authority proves nothing");
     let plain = ask(&mut TcpStream::connect(address).expect("a connection"), "GET", "/healthz", "", b"");
     plain.expect_err("nothing is said in the clear");

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Builds the device's extension for aarch64 Linux and loads it into Debian's sqlite3 for it, in qemu: `./dev cross aarch64`.
+# Builds the device's extension for aarch64 Linux and loads it into Debian's sqlite3 for it, in qemu: `./dev cross aarch64`. With --tests the
+# tests of `sqlite_sync` and `shared` are built for aarch64 as well, with Debian's SQLite for it, and run in qemu with that extension.
 #
 # The compiler is Debian's rustc-web, the only one in Debian 12 that is new enough and has a standard library for other processors. Its
 # packages, and those of sqlite3 for aarch64, are unpacked into a folder of the cache; the system's own are left as they are.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-cross=${1:?the folder to work in}
+cross=${1:?the folder to work in} what=${2:-}
 target=aarch64-unknown-linux-gnu
 
 # Downloads packages for a processor with all that they depend on, and unpacks those whose names match.
@@ -61,4 +62,38 @@ echo "Debian's sqlite3 for aarch64 says: $answer"
 mkdir -p target/aarch64
 install -m 755 "$library" target/aarch64/libsqlite_sync.so
 echo "target/aarch64/libsqlite_sync.so"
-echo "1 passed, 0 failed"
+if [ "$what" != --tests ]; then
+    echo "1 passed, 0 failed"
+    exit
+fi
+
+# What a linker looks for; the library itself came with the packages.
+libraries=$cross/arm64/usr/lib/aarch64-linux-gnu
+ln -sf libsqlite3.so.0 "$libraries/libsqlite3.so"
+export SQLITE3_LIB_DIR=$libraries SQLITE_SYNC_LIBRARY=$library
+export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64-static -L $cross/arm64"
+# What a test does by chance is done a few times: it is the processor that differs.
+export PROPTEST_CASES=${PROPTEST_CASES:-16}
+# The programs that call the extension are built without optimising, as for any test; the extension is the one of the release above.
+tests=(cargo test --locked --target "$target" -p sqlite_sync -p sync-shared --tests)
+echo "building the tests"
+"${tests[@]}" --quiet --no-run
+echo "running them in qemu"
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+"${tests[@]}" --no-fail-fast 2>&1 | tee "$log" | grep -vE '^(test .* ok|running .*|)$' || true
+# The first that passed is the one above: loading it into sqlite3. A file of tests that ended before its last line is a failure.
+awk '
+    / Running / { files++ }
+    /^test result: / { ended++; passed += $4; failed += $6; ignored += $8 }
+    /^skipped: / { skipped++ }
+    END {
+        failed += files - ended
+        passed += 1 - skipped
+        skipped += ignored
+        printf "%d passed, %d failed", passed, failed
+        if (skipped > 0) printf ", %d skipped", skipped
+        print ""
+        exit (failed > 0 || ended == 0)
+    }
+' "$log"

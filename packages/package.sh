@@ -1,5 +1,7 @@
 # Packages to install elsewhere, and their checks: `./dev package [--check]` reads this file.
 
+source packages/install.sh
+
 # Both libraries as they are shipped: built apart, and with no path of this machine in them, so that any machine makes the same.
 build_to_ship() {
     local RUSTFLAGS cargo=${CARGO_HOME:-$HOME/.cargo}

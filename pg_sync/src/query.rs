@@ -85,6 +85,12 @@ impl Row<'_> {
         unsafe { self.renderers[column].put(out, self.values[column], self.nulls[column]) }
     }
 
+    /// About how many bytes a column's value is, without fetching what is stored beside its row.
+    pub fn size(&self, column: usize) -> usize {
+        // SAFETY: the renderer was made for this column's type.
+        self.datum(column).map_or(1, |datum| unsafe { self.renderers[column].size(datum) })
+    }
+
     /// A boolean column that is not NULL and true.
     pub fn is_true(&self, column: usize) -> bool {
         !self.nulls[column] && self.values[column].value() as u8 != 0

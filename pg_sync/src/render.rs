@@ -154,6 +154,26 @@ impl Renderer {
         matches!(self.form, Form::Timestamp | Form::Timestamptz | Form::Date)
     }
 
+    /// About how many bytes a value is, without fetching what is stored beside its row.
+    ///
+    /// # Safety
+    /// `datum` must be a value of the renderer's type.
+    pub unsafe fn size(&self, datum: pg_sys::Datum) -> usize {
+        // SAFETY: types without a fixed length have a varlena header, which says how long the value is also where it is elsewhere.
+        unsafe {
+            let varies = match self.form {
+                Form::Text | Form::Bytea | Form::Json => true,
+                Form::Output => pg_sys::get_typlen(self.type_oid) == -1,
+                _ => false,
+            };
+            if varies {
+                pg_sys::toast_raw_datum_size(datum)
+            } else {
+                size_of::<pg_sys::Datum>()
+            }
+        }
+    }
+
     /// Appends a value as `row::put` would. Scratch memory is taken from the current memory context.
     ///
     /// # Safety

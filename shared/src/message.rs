@@ -76,6 +76,9 @@ pub struct PullRequest {
     /// brings only what differs.
     #[serde(default)]
     pub ranges: Vec<PartRanges>,
+    /// The device understands rows without the columns that have not changed, see [`PartChanges::columns`].
+    #[serde(default)]
+    pub completes: bool,
 }
 
 /// Sums of one part by ranges of its keys.
@@ -188,6 +191,17 @@ pub struct PartChanges {
     /// These ranges of the part start from empty: what the device had in them goes unless it is sent again.
     #[serde(default)]
     pub ranges: Option<Ranges>,
+    /// The columns that `rows` have, those of the key among them: ascending positions in the table's columns. The others are as in the row
+    /// that the part has on the device. None: all columns. Only for a device that says that it [`completes`](PullRequest::completes).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub columns: Option<Vec<u16>>,
+}
+
+impl PartChanges {
+    /// How many values each row has, of a table with so many columns.
+    pub fn width(&self, columns: usize) -> usize {
+        self.columns.as_ref().map_or(columns, Vec::len)
+    }
 }
 
 /// All tables that a device may hold.

@@ -58,6 +58,7 @@ fn pull_requests() {
         page_bytes: 1 << 20,
         turn: 0,
         ranges: vec![],
+        completes: false,
     };
     check("pull_request_first", &first);
     let bucket = hash::bucket_id("list", &row::encode(&[Value::Integer(42)]));
@@ -71,6 +72,7 @@ fn pull_requests() {
         subscriptions: vec![Subscription { rule: "near".into(), params: vec![("place".into(), "Bern".into())] }],
         turn: -77,
         ranges: vec![PartRanges { bucket, entry: 5, sums: ranges() }],
+        completes: true,
         ..first
     };
     check("pull_request_later", &later);
@@ -127,6 +129,7 @@ fn deltas() {
             gone_count: 1,
             gone: ByteBuf::from(row::encode(&values[..1])),
             ranges: Some(ranges().differing(&RangeSums::new(2)).0),
+            columns: None,
         }],
         whole: vec![0],
         sums: vec![PartSum { bucket, entry: 5, content: ContentSum { sum: i64::MIN, count: 1 } }],
@@ -135,6 +138,14 @@ fn deltas() {
         turn: -77,
     };
     check("delta", &delta);
+    let short = PartChanges {
+        rows: ByteBuf::from(row::encode(&[values[0].clone(), values[3].clone()])),
+        columns: Some(vec![0, 3]),
+        from_empty: false,
+        ranges: None,
+        ..delta.changes[0].clone()
+    };
+    check("delta_with_short_rows", &Delta { changes: vec![short], ..delta.clone() });
     let empty = Delta {
         buckets: vec![],
         gone_buckets: vec![],

@@ -211,7 +211,12 @@ fn check(store: &Store<'_>, delta: &Delta) -> Result<()> {
             }
             Err(Error::damaged(format_args!("{what} of {:?} do not fit its columns", info.table.name)))
         };
-        walk(&changes.rows, changes.row_count, info.tags.len(), "rows")?;
+        if let Some(columns) = &changes.columns {
+            if changes.from_empty || changes.ranges.is_some() || !publish::are_columns(info, columns) {
+                return Err(Error::damaged(format_args!("rows of {:?} do not have its columns", info.table.name)));
+            }
+        }
+        walk(&changes.rows, changes.row_count, changes.width(info.tags.len()), "rows")?;
         walk(&changes.gone, changes.gone_count, info.keys.len(), "keys")?;
     }
     delta.whole.iter().try_for_each(|position| publish::named(delta, *position).map(|_| ()))
@@ -257,7 +262,7 @@ fn publish_all(store: &mut Store<'_>, delta: &Delta) -> Result<(Vec<String>, i64
     }
     publish.page(delta)?;
     publish.finish(delta)?;
-    let (rows, tables) = (publish.rows, std::mem::take(&mut publish.tables));
+    let (rows, tables, incomplete) = (publish.rows, std::mem::take(&mut publish.tables), publish.incomplete()?);
     drop(publish);
     if delta.complete {
         db.run("DELETE FROM main.sync_meta WHERE name = 'restored'", &[])?;
@@ -271,6 +276,7 @@ fn publish_all(store: &mut Store<'_>, delta: &Delta) -> Result<(Vec<String>, i64
     meta::set_number(db, "staged_rows", 0)?;
     meta::set_number(db, "complete", i64::from(delta.complete))?;
     meta::set_number(db, "published_at", meta::now())?;
+    publish::ask_again(db, &incomplete)?;
     let refetch = publish::compare(db, &delta.sums)?;
     if delta.complete && meta::number(db, "verified_at")? == 0 {
         meta::set_number(db, "verified_at", meta::now())?;

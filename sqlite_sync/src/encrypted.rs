@@ -135,11 +135,19 @@ pub fn hash_of(db: Db<'_>, info: &TableInfo, row: &[Value], scratch: &mut Vec<u8
     if info.encrypted.is_empty() {
         return Ok(hash(row, scratch));
     }
-    let (key, mut theirs) = (info.key_of(row), row.to_vec());
-    for column in info.encrypted.iter().filter(|column| !row[**column].is_null()) {
+    Ok(hash(&as_sent(db, info, row.to_vec())?, scratch))
+}
+
+/// A row that is stored here as the server has sent it, if nothing but decryption lies between the two.
+pub fn as_sent(db: Db<'_>, info: &TableInfo, row: Vec<Value>) -> Result<Vec<Value>> {
+    let (key, mut theirs) = (info.key_of(&row), row);
+    for column in &info.encrypted {
+        if theirs[*column].is_null() {
+            continue;
+        }
         let Some(body) = kept(db, info, *column, &key)?.into_iter().next() else { continue };
         let is_it = match db.keys().open(&place_of(info, *column, &key.0), &body) {
-            Opened::Plain(bytes) => plain(&bytes).as_ref() == Some(&row[*column]),
+            Opened::Plain(bytes) => plain(&bytes).as_ref() == Some(&theirs[*column]),
             // Nothing can be said against it without the key.
             Opened::Unknown => true,
             Opened::Wrong => false,
@@ -148,7 +156,7 @@ pub fn hash_of(db: Db<'_>, info: &TableInfo, row: &[Value], scratch: &mut Vec<u8
             theirs[*column] = Value::Blob(body);
         }
     }
-    Ok(hash(&theirs, scratch))
+    Ok(theirs)
 }
 
 /// One value as the server has it, or is to have it; None: there is no key. `fresh`: the newest key makes it, whatever was before.

@@ -64,6 +64,7 @@ pub fn pull_request(db: Db<'_>) -> Result<Answer> {
                 .min(limits::PAGE_BYTES),
             turn: meta::number(db, "turn")?,
             ranges,
+            completes: true,
         };
         let bytes = envelope::encode(&request)?;
         trust::pulls(db, &bytes)?;

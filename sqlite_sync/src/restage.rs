@@ -37,10 +37,21 @@ fn rewrite(changes: &mut PartChanges, old: &TableInfo, new: &TableInfo) -> Resul
     if same_key {
         let mut reader = row::Reader::new(&changes.rows);
         let mut values = Vec::new();
+        // Where each column of the rows stands in them, or that they do not have it; of short rows only those that stay.
+        let places: Vec<(&Column, Option<usize>)> = match &changes.columns {
+            None => new.table.columns.iter().map(|c| (c, old.position(c.tag))).collect(),
+            Some(columns) => {
+                let place = |c: &Column| columns.iter().position(|at| old.tags.get(usize::from(*at)) == Some(&c.tag));
+                new.table.columns.iter().filter_map(|c| Some((c, Some(place(c)?)))).collect()
+            }
+        };
+        let width = changes.width(old.tags.len());
         for _ in 0..changes.row_count {
-            reader.row(old.tags.len(), &mut values)?;
-            let value = |column: &Column| old.position(column.tag).map_or(filler(column), |at| values[at]);
-            row::put_all(&mut rows, new.table.columns.iter().map(value));
+            reader.row(width, &mut values)?;
+            row::put_all(&mut rows, places.iter().map(|(column, at)| at.map_or(filler(column), |at| values[at])));
+        }
+        if changes.columns.is_some() {
+            changes.columns = Some(places.iter().filter_map(|(c, _)| Some(new.position(c.tag)? as u16)).collect());
         }
     } else {
         // Another key: the table's parts come again whole, and these are gone.

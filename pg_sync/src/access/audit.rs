@@ -101,7 +101,7 @@ fn only_by_policies(table: &SyncedTable, rules: &[Rule], members: &[Member], vie
         let mut handed_out = vec![false; keys.len()];
         let named: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
         for source in &mut sources {
-            let rows = source.current(&named, &mut { usize::MAX }).unwrap_or_default();
+            let rows = source.current(&named, None, &mut { usize::MAX }).unwrap_or_default();
             for (handed_out, row) in handed_out.iter_mut().zip(rows) {
                 *handed_out |= row.is_some_and(|row| row.bucket.is_ok_and(|bucket| held.contains(&bucket)));
             }

@@ -62,7 +62,7 @@ fn lines(relation: Oid, key: &str, user: &str, viewer: impl Fn() -> Option<Viewe
     let mut lines = Vec::new();
     for (position, rule) in rules.iter().enumerate() {
         for entry in &rule.entries {
-            let found = Source::new(rule, entry, table).current(&[&wanted], &mut { usize::MAX });
+            let found = Source::new(rule, entry, table).current(&[&wanted], None, &mut { usize::MAX });
             let Some(row) = found.into_iter().flatten().next().flatten() else {
                 return none(format!("table {name} has no row with the key {key}"));
             };

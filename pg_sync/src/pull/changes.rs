@@ -3,7 +3,7 @@
 use super::cursor::{Cursor, Step};
 use super::members::Member;
 use super::page::{Page, Part, Start};
-use super::source::{Current, Source};
+use super::source::{Current, Source, WHOLE};
 use crate::query::{argument, ids, Argument, Query};
 use crate::quick::QuickMap;
 use crate::snapshot::Snapshot;
@@ -28,9 +28,14 @@ struct Op {
     xid: u64,
     op_id: i32,
     entry: EntryId,
+    /// The bits of the columns that changed; [`WHOLE`] where the row entered or left.
+    changed: i64,
     /// Empty for one that is about no row that is known, only about the part's sum.
     key: Vec<u8>,
 }
+
+/// Names a row of a part.
+type Place<'o> = (BucketId, EntryId, &'o [u8]);
 
 /// Appends what changed since `base` in `buckets` (sorted by id), behind `after`. Some(step) if the page filled up first.
 pub fn read<'a>(
@@ -42,7 +47,8 @@ pub fn read<'a>(
     mut after: Option<(BucketId, u64, i32)>,
     page: &mut Page,
 ) -> Option<Step> {
-    let mut seen: HashSet<(BucketId, EntryId, Vec<u8>)> = HashSet::new();
+    // Which columns of a row are on the page, in its snapshot.
+    let mut seen: HashMap<(BucketId, EntryId, Vec<u8>), i64> = HashMap::new();
     let mut lookup = LOOKUP.start;
     loop {
         let (ops, more) = ops(base, buckets, after, GROUPS);
@@ -50,25 +56,34 @@ pub fn read<'a>(
         while !rest.is_empty() {
             let (chunk, behind) = rest.split_at(lookup.min(rest.len()));
             let mut wanted: HashMap<EntryId, Vec<&Op>> = HashMap::new();
-            let mut fresh = HashSet::new();
-            for op in chunk {
-                let place = (op.bucket, op.entry, op.key.as_slice());
-                if op.key.is_empty() {
+            let mut fresh: HashMap<Place<'_>, i64> = HashMap::new();
+            for op in chunk.iter().filter(|op| !op.key.is_empty() && known.contains(&op.entry)) {
+                let changed = if sources.get(&op.entry).is_some_and(|s| s.leaves_out) { op.changed } else { WHOLE };
+                let sent = seen.get(&(op.bucket, op.entry, op.key.clone())).copied().unwrap_or(0);
+                if changed & !sent == 0 {
                     continue;
                 }
-                if known.contains(&op.entry) && !seen.contains(&(op.bucket, op.entry, op.key.clone())) && fresh.insert(place) {
+                let mut is_first = false;
+                *fresh.entry((op.bucket, op.entry, op.key.as_slice())).or_insert_with(|| {
+                    is_first = true;
+                    0
+                }) |= changed;
+                if is_first {
                     wanted.entry(op.entry).or_default().push(op);
                 }
             }
-            let Some(found) = look_up(wanted, sources) else {
+            let Some(found) = look_up(wanted, &fresh, sources) else {
                 lookup = (chunk.len() / 4).max(1);
                 continue;
             };
             rest = behind;
-            seen.extend(fresh.into_iter().map(|(bucket, entry, key)| (bucket, entry, key.to_vec())));
-            for (entry, ops, rows) in found {
+            for (entry, found) in found {
+                for (op, now) in &found {
+                    let changed = fresh.get(&(op.bucket, entry, op.key.as_slice())).filter(|_| is_short(op, now)).copied();
+                    *seen.entry((op.bucket, entry, op.key.clone())).or_default() |= changed.unwrap_or(WHOLE);
+                }
                 if let Some(source) = sources.get(&entry) {
-                    let moved = append(source, buckets, &ops, rows, page);
+                    let moved = append(source, buckets, found, page);
                     if !moved.is_empty() {
                         send_along(entry, &moved, later, sources, page);
                     }
@@ -102,32 +117,51 @@ fn name(op: &Op, buckets: &[&Member], sources: &HashMap<EntryId, Source<'_>>, kn
     }
 }
 
-/// Ops of one entry, with the current state of their rows.
-type Found<'o> = (EntryId, Vec<&'o Op>, Vec<Option<Current>>);
+/// Ops with the current state of their rows.
+type Found<'o> = Vec<(&'o Op, Option<Current>)>;
 
-/// The ops' rows as they are now. None: they are larger than fits in memory and page together, ask for fewer.
-fn look_up<'o>(wanted: HashMap<EntryId, Vec<&'o Op>>, sources: &mut HashMap<EntryId, Source<'_>>) -> Option<Vec<Found<'o>>> {
+/// Whether the op's row is in its bucket, and comes without what has not changed.
+fn is_short(op: &Op, row: &Option<Current>) -> bool {
+    row.as_ref().is_some_and(|row| row.bucket == Ok(op.bucket) && row.columns.is_some())
+}
+
+/// The ops' rows as they are now, by entry. None: they are larger than fits in memory and page together, ask for fewer.
+fn look_up<'o>(
+    wanted: HashMap<EntryId, Vec<&'o Op>>,
+    changed: &HashMap<Place<'_>, i64>,
+    sources: &mut HashMap<EntryId, Source<'_>>,
+) -> Option<Vec<(EntryId, Found<'o>)>> {
     let mut budget = LOOKUP_BYTES;
     let mut found = Vec::with_capacity(wanted.len());
-    for (entry, mut ops) in wanted {
+    for (entry, ops) in wanted {
         if let Some(source) = sources.get_mut(&entry) {
-            ops.sort_by_key(|op| op.bucket);
             let keys: Vec<&[u8]> = ops.iter().map(|op| op.key.as_slice()).collect();
-            let rows = source.current(&keys, &mut budget)?;
-            found.push((entry, ops, rows));
+            let changed: Vec<i64> =
+                ops.iter().map(|op| changed.get(&(op.bucket, entry, &op.key)).copied().unwrap_or(WHOLE)).collect();
+            let rows = source.current(&keys, source.leaves_out.then_some(&changed), &mut budget)?;
+            let mut ops: Found<'o> = ops.into_iter().zip(rows).collect();
+            // Those of the same part and with the same columns are written down together.
+            ops.sort_by(|(a, x), (b, y)| (a.bucket, columns(x)).cmp(&(b.bucket, columns(y))));
+            found.push((entry, ops));
         }
     }
     Some(found)
 }
 
+fn columns(row: &Option<Current>) -> Option<&[u16]> {
+    row.as_ref().and_then(|row| row.columns.as_deref())
+}
+
 /// Appends what became of the ops' rows. Returns the keys of rows that left their bucket and still exist.
-fn append(source: &Source<'_>, buckets: &[&Member], ops: &[&Op], rows: Vec<Option<Current>>, page: &mut Page) -> Vec<Vec<u8>> {
+fn append(source: &Source<'_>, buckets: &[&Member], found: Found<'_>, page: &mut Page) -> Vec<Vec<u8>> {
     let mut moved = Vec::new();
-    for (op, now) in ops.iter().zip(rows) {
+    for (op, now) in found {
         let Some(member) = member(buckets, op) else { continue };
         let part = Part { member, rule: source.rule, entry: op.entry, table: source.table.tag, start: Start::On };
         match now {
-            Some(Current { bucket: Ok(bucket), values, .. }) if bucket == op.bucket => page.row(part, &values),
+            Some(Current { bucket: Ok(bucket), values, columns, .. }) if bucket == op.bucket => {
+                page.row_with(part, columns.as_deref(), &values)
+            }
             other => {
                 page.gone(part, &op.key);
                 if other.is_some() {
@@ -152,7 +186,7 @@ fn send_along<'a>(
     for source in sources.values_mut().filter(|s| s.entry.relation == relation && s.rule.priority > priority && !s.entry.enforced)
     {
         // They are no more than what was just looked up for the bucket that they left.
-        for row in source.current(&keys, &mut { usize::MAX }).into_iter().flatten().flatten() {
+        for row in source.current(&keys, None, &mut { usize::MAX }).into_iter().flatten().flatten() {
             if let Some(member) = row.bucket.ok().and_then(|b| later.get(&b)) {
                 let part = Part { member, rule: source.rule, entry: source.entry.id, table: source.table.tag, start: Start::On };
                 page.row(part, &row.values);
@@ -201,14 +235,14 @@ fn ops(base: &Snapshot, buckets: &[&Member], after: Option<(BucketId, u64, i32)>
             argument(Some(op_id)),
         ]);
     }
-    let probe = "SELECT bucket, xid, op_id, entry, keys FROM sync.op WHERE bucket = b.id AND xid";
+    let probe = "SELECT bucket, xid, op_id, entry, keys, changed FROM sync.op WHERE bucket = b.id AND xid";
     let mut probes = format!("{probe} >= $2::xid8");
     if !base.running.is_empty() {
         arguments.push(argument(Some(running)));
         probes += &format!(" UNION ALL {probe} = ANY (${}::xid8[])", arguments.len());
     }
     let sql = format!(
-        "SELECT pg_catalog.uuid_send(o.bucket), o.xid::text, o.op_id, o.entry, o.keys
+        "SELECT pg_catalog.uuid_send(o.bucket), o.xid::text, o.op_id, o.entry, o.keys, o.changed
          FROM pg_catalog.unnest($1) AS b(id) CROSS JOIN LATERAL ({probes}) AS o
          {behind} ORDER BY o.bucket, o.xid, o.op_id LIMIT {limit}"
     );
@@ -230,7 +264,7 @@ fn of_few(base: &Snapshot, buckets: &[&Member]) -> Option<Vec<Op>> {
     let list: Vec<String> = xids.iter().map(u64::to_string).collect();
     let arguments = [argument(Some(format!("{{{}}}", list.join(","))))];
     let sql = format!(
-        "SELECT pg_catalog.uuid_send(o.bucket), o.xid::text, o.op_id, o.entry, o.keys
+        "SELECT pg_catalog.uuid_send(o.bucket), o.xid::text, o.op_id, o.entry, o.keys, o.changed
          FROM sync.op o WHERE o.xid = ANY ($1::xid8[]) LIMIT {}",
         FEW + 1
     );
@@ -250,7 +284,7 @@ fn log(sql: &str, arguments: &[Argument], after: Option<(BucketId, u64, i32)>, f
         let types: Vec<_> = arguments.iter().map(|(t, _)| *t).collect();
         Query::kept("reading the op log", sql, &types).each(arguments, |mut row| {
             let mut bytes = Vec::new();
-            (0..5).for_each(|i| row.put(i, &mut bytes));
+            (0..6).for_each(|i| row.put(i, &mut bytes));
             rows += 1;
             if !unfold(&bytes, after, found) {
                 error!("sync.op is damaged: restore it from a backup, or drop the rules and make them anew");
@@ -269,11 +303,14 @@ fn unfold(bytes: &[u8], after: Option<(BucketId, u64, i32)>, found: &mut Vec<Op>
     else {
         return false;
     };
-    let (Some(ValueRef::Integer(entry)), Some(ValueRef::Blob(list))) = (next(), next()) else { return false };
+    let (Some(ValueRef::Integer(entry)), Some(ValueRef::Blob(list)), Some(ValueRef::Integer(changed))) = (next(), next(), next())
+    else {
+        return false;
+    };
     let (Ok(bucket), Ok(xid), Ok(keys)) = (bucket.try_into().map(BucketId), xid.parse(), keys::all(list)) else { return false };
     let keys = if keys.is_empty() { vec![Vec::new()] } else { keys };
     let first = last as i32 - keys.len() as i32 + 1;
-    let ops = keys.into_iter().zip(first..).map(|(key, op_id)| Op { bucket, xid, op_id, entry: entry as EntryId, key });
+    let ops = keys.into_iter().zip(first..).map(|(key, op_id)| Op { bucket, xid, op_id, entry: entry as EntryId, changed, key });
     found.extend(ops.filter(|op| after.is_none_or(|after| (op.bucket, op.xid, op.op_id) > after)));
     true
 }

@@ -7,7 +7,7 @@ use super::page::Page;
 use super::source::Source;
 use super::walk::Walk;
 use super::{sums, Server, ALL};
-use crate::catalog;
+use crate::catalog::{self, Entry};
 use crate::snapshot::{self, Snapshot};
 use std::collections::{HashMap, HashSet};
 use sync_shared::hash::BucketId;
@@ -48,6 +48,9 @@ impl Server {
             delta.gone_entries = base.entries.iter().filter(|e| !entries.contains(e)).copied().collect();
         }
         let mut sources = self.sources(&entries);
+        // What a device has of columns that it is only told of now is not known here.
+        let completes = request.completes && delta.schema.is_none();
+        sources.values_mut().for_each(|source| source.leaves_out = completes && self.is_last(source.entry, source.rule.priority));
         let differ = match &running {
             Some(r) => r.differ.iter().map(|(b, e, ranges)| ((*b, *e), Differ { ranges: ranges.clone(), rows: 0 })).collect(),
             None => self.differences(&request.ranges, &held, &mut sources),
@@ -134,6 +137,13 @@ impl Server {
             }
         }
         sources
+    }
+
+    /// Whether no rule of a later priority has the table too. A page of such a rule may wait on the device, and be applied behind later ones
+    /// of this: then the row that it has is for a moment older than what this part had of it.
+    fn is_last(&self, entry: &Entry, priority: u8) -> bool {
+        let later = self.catalog.rules.iter().filter(|r| r.priority > priority).flat_map(|r| &r.entries);
+        later.into_iter().all(|e| e.relation != entry.relation)
     }
 
     /// The same place, by a device that has now seen this server: a page of one that is behind, or of another history, does not fit

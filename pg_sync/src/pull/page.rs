@@ -91,13 +91,21 @@ impl Page {
 
     /// The changes of a part: those begun last, if they are of the same part.
     pub fn part(&mut self, part: Part<'_>) -> &mut PartChanges {
+        self.changes(part, None)
+    }
+
+    /// The same for rows that have these columns, if not all.
+    fn changes(&mut self, part: Part<'_>, columns: Option<&[u16]>) -> &mut PartChanges {
         let bucket = self.bucket(part.member, part.rule);
         let from_empty = matches!(part.start, Start::Empty);
         let ranges = if let Start::Ranges(ranges) = part.start { Some(ranges) } else { None };
         let same = |c: &PartChanges| (c.bucket, c.entry, c.from_empty, c.ranges.is_some());
-        let begun = self.changes.last().is_some_and(|c| same(c) == (bucket, part.entry, from_empty, ranges.is_some()));
+        let begun = self
+            .changes
+            .last()
+            .is_some_and(|c| same(c) == (bucket, part.entry, from_empty, ranges.is_some()) && c.columns.as_deref() == columns);
         if !begun {
-            self.bytes += 24 + ranges.map_or(0, Ranges::bytes);
+            self.bytes += 24 + ranges.map_or(0, Ranges::bytes) + columns.map_or(0, <[u16]>::len);
             self.changes.push(PartChanges {
                 bucket,
                 entry: part.entry,
@@ -108,6 +116,7 @@ impl Page {
                 gone_count: 0,
                 gone: Default::default(),
                 ranges: ranges.cloned(),
+                columns: columns.map(<[u16]>::to_vec),
             });
         }
         let last = self.changes.len() - 1;
@@ -116,7 +125,12 @@ impl Page {
 
     /// A row that is in the part.
     pub fn row(&mut self, part: Part<'_>, values: &[u8]) {
-        let changes = self.part(part);
+        self.row_with(part, None, values);
+    }
+
+    /// The same for the values of these columns, if not of all.
+    pub fn row_with(&mut self, part: Part<'_>, columns: Option<&[u16]>, values: &[u8]) {
+        let changes = self.changes(part, columns);
         changes.rows.extend_from_slice(values);
         changes.row_count += 1;
         self.bytes += values.len() + OVERHEAD;

@@ -3,7 +3,8 @@
 use super::members::Member;
 use super::page::{Page, Part};
 use crate::access::viewer::View;
-use crate::catalog::{Entry, Rule, SyncedTable};
+use crate::capture::definition::changed_bit;
+use crate::catalog::{Entry, Rule, SyncedColumn, SyncedTable};
 use crate::error::raise;
 use crate::expr::quote;
 use crate::identity::as_table_owner;
@@ -19,6 +20,8 @@ pub struct Source<'a> {
     pub rule: &'a Rule,
     pub entry: &'a Entry,
     pub table: &'a SyncedTable,
+    /// Rows are sent without values that have not changed, where that is worth it.
+    pub leaves_out: bool,
     key_renderers: Vec<Renderer>,
     pk_renderers: Vec<Renderer>,
     first: Option<Query>,
@@ -34,7 +37,15 @@ pub struct Current {
     /// That bucket's key; empty where the row is in none by its filter or key.
     pub key: Vec<u8>,
     pub values: Vec<u8>,
+    /// The columns that `values` are of; None: all.
+    pub columns: Option<Vec<u16>>,
 }
+
+/// In a mask of changed columns: all of them, or the row is new here.
+pub const WHOLE: i64 = -1;
+
+/// So many bytes that have not changed are left out of a row.
+const WORTH: usize = 512;
 
 /// Why a row is in no bucket of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +55,18 @@ pub enum NotIn {
     /// A part of the key is NULL.
     NoKey,
     TooLarge,
+}
+
+/// The columns to send of a row, given the bits of those that have changed and how large each value is; None: all of them, since what has
+/// not changed is small.
+fn to_send(table: &SyncedTable, changed: i64, size: impl Fn(usize) -> usize) -> Option<Vec<u16>> {
+    if changed == WHOLE {
+        return None;
+    }
+    let is_sent = |c: &SyncedColumn| c.key > 0 || changed & 1 << changed_bit(c.position as i16) != 0;
+    let columns = || table.columns.iter().enumerate();
+    let left: usize = columns().filter(|(_, c)| !is_sent(c)).map(|(i, _)| size(i)).sum();
+    (left >= WORTH).then(|| columns().filter(|(_, c)| is_sent(c)).map(|(i, _)| i as u16).collect())
 }
 
 /// Rows of which is asked at once whether the user sees them: few at first, where a page may soon be full.
@@ -128,6 +151,7 @@ impl<'a> Source<'a> {
             rule,
             entry,
             table,
+            leaves_out: false,
             key_renderers: rule.key_types.iter().map(|&t| Renderer::new(t)).collect(),
             pk_renderers: table.key.iter().map(|&i| Renderer::new(table.columns[i].type_oid)).collect(),
             first: None,
@@ -352,8 +376,8 @@ impl<'a> Source<'a> {
     }
 
     /// The current rows of the given primary keys; None for rows that do not exist. `budget` goes down by their bytes: where it does not
-    /// suffice for several keys, there is no answer.
-    pub fn current(&mut self, keys: &[&[u8]], budget: &mut usize) -> Option<Vec<Option<Current>>> {
+    /// suffice for several keys, there is no answer. `changed`: for each key, the bits of the columns that are not as the device has them.
+    pub fn current(&mut self, keys: &[&[u8]], changed: Option<&[i64]>, budget: &mut usize) -> Option<Vec<Option<Current>>> {
         let mut arrays: Vec<Vec<Option<String>>> = vec![Vec::with_capacity(keys.len()); self.pk_renderers.len()];
         for key in keys {
             let texts = self.parameters(&self.pk_renderers, &row::decode(key).unwrap_or_default());
@@ -363,7 +387,7 @@ impl<'a> Source<'a> {
         let types: Vec<_> = arguments.iter().map(|(t, _)| *t).collect();
         let (what, sql) = (self.what(), self.current_sql());
         let (key_count, columns) = (self.key_renderers.len(), self.table.columns.len());
-        let rule = self.rule;
+        let (rule, table) = (self.rule, self.table);
         let slot = &mut self.current;
         let mut rows: Vec<Option<Current>> = keys.iter().map(|_| None).collect();
         let whole = as_table_owner(self.table.owner, || {
@@ -380,12 +404,17 @@ impl<'a> Source<'a> {
                     }
                 };
                 let mut values = Vec::new();
-                (0..columns).for_each(|i| found.put(2 + key_count + i, &mut values));
+                // What is left out is not even fetched where it is stored beside its row.
+                let sent = changed.and_then(|changed| to_send(table, changed[n], |i| found.size(2 + key_count + i)));
+                match &sent {
+                    Some(sent) => sent.iter().for_each(|&i| found.put(2 + key_count + usize::from(i), &mut values)),
+                    None => (0..columns).for_each(|i| found.put(2 + key_count + i, &mut values)),
+                }
                 *budget = budget.saturating_sub(values.len());
                 if row::is_too_large(&values) {
                     bucket = bucket.and(Err(NotIn::TooLarge));
                 }
-                rows[n] = Some(Current { bucket, key, values });
+                rows[n] = Some(Current { bucket, key, values, columns: sent });
                 *budget > 0 || keys.len() == 1
             })
         });

@@ -4,14 +4,16 @@
 //! is the sum of the hashes of the values *as stored here*; rows go only at the end, so that one that changes parts never vanishes.
 //!
 //! - [`parts`]: the parts that a publish touches, and the rows that leave them; [`compare`]: their sums against the server's
-//! - [`bulk`]: rows that are new here, many to a statement
+//! - [`bulk`]: rows that are new here, many to a statement; [`short`]: rows without what has not changed
 
 mod bulk;
 mod compare;
 mod parts;
+mod short;
 
 pub use compare::{compare, MISSES};
 pub use parts::register_bucket;
+pub use short::{are_columns, ask_again};
 
 use crate::answer;
 use crate::batch;
@@ -43,6 +45,8 @@ pub struct Publish<'s, 'c> {
     dirty: HashSet<Place>,
     /// Parts that the pages spoke of.
     named: HashSet<(i64, EntryId)>,
+    /// Rows that came without columns, and could not be completed then.
+    incomplete: HashSet<((i64, EntryId), Place)>,
     /// After the server went back in time: keeps what it has lost.
     lost: Option<Keeper<'c>>,
     shadows: bool,
@@ -81,6 +85,7 @@ impl<'s, 'c> Publish<'s, 'c> {
             leaving: HashMap::new(),
             dirty: HashSet::new(),
             named: HashSet::new(),
+            incomplete: HashSet::new(),
             rows: 0,
             tables: BTreeSet::new(),
         })
@@ -122,6 +127,10 @@ impl<'s, 'c> Publish<'s, 'c> {
         let mut reader = row::Reader::new(&changes.rows);
         let mut scratch = Scratch::default();
         let mut left = changes.row_count as usize;
+        if let Some(columns) = &changes.columns {
+            self.short_rows(part, at, changes, columns)?;
+            left = 0;
+        }
         while left > 0 {
             let count = left.min(MANY);
             reader.row(count * columns, &mut values)?;

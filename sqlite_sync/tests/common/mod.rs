@@ -319,6 +319,7 @@ impl Page {
             gone_count: 0,
             gone: ByteBuf::new(),
             ranges: None,
+            columns: None,
         });
         self
     }

@@ -130,7 +130,12 @@ impl Peer {
         }
         let calm = link.calm;
         let more = self.receive(link, &reply, |peer, link, reply| {
-            if let (true, Ok(delta)) = (calm, decode::<Delta>(reply)) {
+            let Ok(delta) = decode::<Delta>(reply) else { return };
+            for changes in &delta.changes {
+                let kind = if changes.columns.is_some() { "without what has not changed" } else { "whole" };
+                link.counts.more("rows pulled", kind.into(), changes.row_count.into());
+            }
+            if calm {
                 peer.traffic.count(&peer.device, &delta, link.server.ops());
             }
         });

@@ -21,6 +21,7 @@ mod pull;
 mod push;
 mod repair;
 mod rights;
+mod short;
 mod statements;
 mod subscribed;
 mod transactions;

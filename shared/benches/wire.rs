@@ -51,6 +51,7 @@ fn page() -> Delta {
         gone_count: 0,
         gone: ByteBuf::new(),
         ranges: None,
+        columns: None,
     };
     let key = vec![Value::Integer(1)];
     let bucket = Bucket { id: bucket_id("owner", &row::encode(&key)), rule: "owner".into(), key, priority: 1 };

@@ -4,6 +4,7 @@ mod common;
 use common::*;
 use rusqlite::Connection;
 use serde_bytes::ByteBuf;
+use std::slice::from_ref;
 use sync_shared::{envelope, row};
 
 /// A note k<n>.
@@ -69,7 +70,7 @@ fn a_column_that_became_null_is_not_one_that_did_not_come() {
     let device = Device::with(&[note(1, "a", "long", 1)]);
     let mut next = note(1, "a", "long", 1);
     next[usize::from(places(&["title"])[0])] = Value::Null;
-    device.apply(&empty().short(&["title"], &[next.clone()]).publish().known().sum(&[next]));
+    device.apply(&empty().short(&["title"], from_ref(&next)).publish().known().sum(&[next]));
     assert_eq!(notes(&device), ["k1 - long 1"]);
     is_alike(&device);
 }
@@ -95,7 +96,7 @@ fn a_row_is_completed_from_the_servers_version_and_not_from_what_was_written_her
     let device = Device::with(&[note(1, "a", "long", 1)]);
     device.run("UPDATE notes SET body = 'mine' WHERE id = 'k1'");
     let next = note(1, "A", "long", 1);
-    device.apply(&empty().short(&["title"], &[next.clone()]).publish().known().sum(&[next.clone()]));
+    device.apply(&empty().short(&["title"], from_ref(&next)).publish().known().sum(from_ref(&next)));
     assert_eq!(notes(&device), ["k1 A mine 1"]);
     assert_eq!(device.status("mismatch") + device.status("refetch"), 0);
     // Sent and answered, but not confirmed: the same. Then the server sends what became of it, and nothing of before is left.
@@ -103,10 +104,10 @@ fn a_row_is_completed_from_the_servers_version_and_not_from_what_was_written_her
     assert_eq!(kinds(&batches), ["update k1 (body)"]);
     device.answer(&batches, Verdict::Accepted);
     let later = note(1, "A", "long", 2);
-    device.apply(&empty().short(&["rank"], &[later.clone()]).publish().known().sum(&[later]));
+    device.apply(&empty().short(&["rank"], from_ref(&later)).publish().known().sum(&[later]));
     assert_eq!(notes(&device), ["k1 A mine 2"]);
     let merged = note(1, "A", "mine", 2);
-    device.apply(&empty().short(&["body"], &[merged.clone()]).publish().known().sum(&[merged]).confirm(&batches[0]));
+    device.apply(&empty().short(&["body"], from_ref(&merged)).publish().known().sum(&[merged]).confirm(&batches[0]));
     assert_eq!(notes(&device), ["k1 A mine 2"]);
     is_alike(&device);
     assert_eq!(device.number("SELECT count(*) FROM sync_shadow"), 0);
@@ -118,7 +119,7 @@ fn a_row_that_was_deleted_here_is_completed_and_comes_back_if_the_delete_is_reje
     device.run("DELETE FROM notes");
     let batches = device.push();
     let next = note(1, "A", "long", 1);
-    device.apply(&empty().short(&["title"], &[next.clone()]).publish().known().sum(&[next]));
+    device.apply(&empty().short(&["title"], from_ref(&next)).publish().known().sum(&[next]));
     assert_eq!(notes(&device), [""; 0]);
     device.answer(&batches, Verdict::Rejected);
     assert_eq!(notes(&device), ["k1 A long 1"]);
@@ -176,10 +177,10 @@ fn what_was_changed_past_the_triggers_is_found_by_the_sum() {
     device.run("UPDATE notes SET body = 'damaged'");
     saved.iter().for_each(|sql| device.run(sql));
     let next = note(1, "A", "long", 1);
-    let report = device.apply(&empty().short(&["title"], &[next.clone()]).publish().known().sum(&[next.clone()]));
+    let report = device.apply(&empty().short(&["title"], from_ref(&next)).publish().known().sum(from_ref(&next)));
     assert_eq!(report["more"], true);
     assert_eq!(device.request().ranges.len(), 1);
-    device.apply(&page(&[next.clone()]).starting_empty().publish().sum(&[next]));
+    device.apply(&page(from_ref(&next)).starting_empty().publish().sum(&[next]));
     assert_eq!(notes(&device), ["k1 A long 1"]);
     is_alike(&device);
 }

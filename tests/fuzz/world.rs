@@ -109,6 +109,11 @@ impl World {
         };
         self.take(envelope::encode(&resync).expect("a notice"));
         self.pull();
+        // Rows without a large value that has not changed.
+        self.run("UPDATE wide SET j = to_jsonb(repeat(md5(b::text), 20)) WHERE b < 9");
+        self.pull();
+        self.run("UPDATE wide SET d = 'yesterday' WHERE b < 9");
+        self.pull();
         // Leased keys, a note, and a row that the server asks for as a whole.
         self.device.run("BEGIN; INSERT INTO ticket (body) VALUES ('mine'); SELECT sync_note('{\"screen\": [1, null]}'); SELECT sync_priority(-1); COMMIT");
         self.run("DELETE FROM item WHERE id = 10");

@@ -4,11 +4,12 @@ use crate::world::{Facts, LEDGER, LISTS, USERS};
 use fastrand::Rng;
 use sync_tests::Device;
 
-/// A text, now and then one so long that a few make a page.
+/// A text, now and then one so long that a few make a page, or that a row comes without it where it has not changed.
 fn word(rng: &mut Rng, long: &str) -> String {
     let words = ["a", "b", "c", "d", "e", "f", "it''s", "é"];
     match rng.u8(..8) {
         0 => long.replace('?', words[rng.usize(..6)]),
+        1 | 2 => format!("substr({}, 1, 700)", long.replace('?', words[rng.usize(..6)])),
         _ => format!("'{}'", words[rng.usize(..words.len())]),
     }
 }
@@ -69,6 +70,7 @@ fn server_statement(rng: &mut Rng, facts: &Facts) -> String {
         12 if rng.u8(..6) == 0 => "TRUNCATE news".into(),
         12 => format!("DELETE FROM news WHERE id = {id}"),
         13 => format!("UPDATE task SET n = n + 1 WHERE list = {list}"),
+        16 => format!("UPDATE task SET n = coalesce(n, 0) + 1 WHERE id BETWEEN {from} AND {from} + 9"),
         14 => format!("INSERT INTO seat VALUES ({id}, {}, {from}) ON CONFLICT DO NOTHING", place(rng)),
         15 => format!("DELETE FROM seat WHERE id = {id} AND NOT EXISTS (SELECT FROM guest WHERE seat = {id})"),
         _ => format!("UPDATE task SET body = {word} WHERE id = {id}"),

@@ -74,7 +74,7 @@ pub fn install(server: &mut Server<'_>, rng: &mut Rng) {
                  WHEN (pg_trigger_depth() = 0 AND NEW.id % 7 = 0) EXECUTE FUNCTION again()");
     }
     run(&format!(
-        "INSERT INTO task SELECT i, i % {LISTS} + 1, (ARRAY['ann', 'bob', 'cid', 'dot'])[i % 4 + 1], 'task ' || i, i FROM generate_series(1, 20) i;
+        "INSERT INTO task SELECT i, i % {LISTS} + 1, (ARRAY['ann', 'bob', 'cid', 'dot'])[i % 4 + 1], 'task ' || i || repeat('.', 700 * (i % 3)), i FROM generate_series(1, 20) i;
          INSERT INTO label SELECT l, c, 'red' FROM generate_series(1, {LISTS}) l, unnest('{{a,b}}'::text[]) c;
          INSERT INTO news SELECT i * 5, 'news ' || i FROM generate_series(1, 8) i;
          INSERT INTO seat SELECT i, i, i FROM generate_series(1, 4) i;

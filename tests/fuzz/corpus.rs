@@ -31,6 +31,13 @@ impl Corpus {
         Ok(())
     }
 
+    /// Something to change there must be, also where no input reached anything new.
+    pub fn begin_with(&mut self, input: &[u8]) {
+        if self.inputs.is_empty() {
+            self.inputs.push(input.to_vec());
+        }
+    }
+
     /// The input under way: left behind when the process dies of it.
     pub fn running(&self) -> PathBuf {
         self.folder.join("running")

@@ -18,7 +18,7 @@ pub struct Coverage {
 }
 
 impl Coverage {
-    /// Without a file, outcomes tell inputs apart.
+    /// Without a file, or as long as nothing counts in it (libraries that were built without counters), outcomes tell inputs apart.
     pub fn new(path: Option<&str>) -> io::Result<Self> {
         let file = path.map(|path| File::options().read(true).write(true).open(path)).transpose()?;
         Ok(Coverage { file, now: vec![0; SIZE], seen: vec![0; SIZE], outcomes: HashSet::new() })
@@ -33,9 +33,12 @@ impl Coverage {
 
     /// Whether the input took a branch that none took before, or none so often; without counters, whether it ended as none did.
     pub fn is_new(&mut self, outcome: &str) -> bool {
-        let mut new = self.file.is_none() && self.outcomes.insert(outcome.to_owned());
+        let another = self.outcomes.insert(outcome.to_owned());
+        let mut new = false;
+        let mut counted = false;
         if let Some(file) = &self.file {
             file.read_exact_at(&mut self.now, 0).expect("the coverage file can be read");
+            counted = self.now.iter().any(|&count| count > 0);
             for (&count, seen) in self.now.iter().zip(&mut self.seen).filter(|(&count, _)| count > 0) {
                 let bit = match count {
                     1..=3 => 1 << (count - 1),
@@ -49,7 +52,11 @@ impl Coverage {
                 *seen |= bit;
             }
         }
-        new
+        if counted {
+            new
+        } else {
+            another
+        }
     }
 
     /// Branches reached so far.

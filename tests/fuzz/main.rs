@@ -1,4 +1,4 @@
-//! Long fuzzing of everything that reads bytes: `./dev fuzz [TARGET] [--seconds N] [--replay FILE]`.
+//! Long fuzzing of everything that reads bytes: `./dev fuzz [TARGET] [--minutes N | --seconds N] [--replay FILE]`.
 //!
 //! Inputs are messages of a real sync, changed field by field or byte by byte; those that reach new branches (see `coverage.c`) are
 //! kept and changed further. Each target runs in a process of its own, so that one input that kills it is found too.
@@ -40,7 +40,7 @@ struct Options {
 fn main() -> ExitCode {
     let options = options(std::env::args().skip(1)).unwrap_or_else(|e| {
         let names = targets::NAMES.join("|");
-        eprintln!("fuzz: {e}\nusage: fuzz [{names}] [--seconds N] [--replay FILE] [--folder F]");
+        eprintln!("fuzz: {e}\nusage: fuzz [{names}] [--minutes N | --seconds N] [--replay FILE] [--folder F]");
         std::process::exit(2)
     });
     if options.worker {
@@ -64,8 +64,10 @@ fn options(mut arguments: impl Iterator<Item = String>) -> Result<Options, Strin
     let mut options = Options { targets: all, limit: Duration::from_secs(240), replay: None, worker: false, folder };
     while let Some(name) = arguments.next() {
         let mut value = || arguments.next().ok_or(format!("{name} wants a value"));
+        let mut number = || value()?.parse::<u64>().map_err(|_| format!("{name} wants a number"));
         match name.as_str() {
-            "--seconds" => options.limit = Duration::from_secs(value()?.parse().map_err(|_| "--seconds wants a number")?),
+            "--seconds" => options.limit = Duration::from_secs(number()?),
+            "--minutes" => options.limit = Duration::from_secs(number()?.saturating_mul(60)),
             "--replay" => options.replay = Some(value()?.into()),
             "--folder" => options.folder = value()?.into(),
             "--worker" => options.worker = true,
@@ -174,6 +176,7 @@ impl Worker<'_> {
         let known = std::mem::take(&mut self.corpus.inputs);
         for input in known.into_iter().chain(self.runs.seeds()) {
             let fresh = mutate::uncompressed(&input).unwrap_or(input);
+            self.corpus.begin_with(&fresh);
             self.attempt(fresh);
         }
         while begin.elapsed() < limit && self.failures.len() < ENOUGH_FAILURES {

@@ -129,6 +129,9 @@ fn again<M: Message>(input: &[u8]) -> Result<String, String> {
 
 /// What the server answers must be a message.
 fn answered(reply: &[u8]) -> Result<String, String> {
+    // The server of this world signs.
+    let signed = signed::split(reply).map_err(|e| format!("the answer's signatures cannot be read: {e}"))?;
+    let reply = signed.ok_or("the answer is not signed")?.message;
     let kind = envelope::kind(reply).map_err(|e| format!("the answer is no message: {e}"))?;
     let outcome = match kind {
         Kind::Delta => {
@@ -157,6 +160,7 @@ fn refused(error: &postgres::Error) -> Result<String, String> {
 impl Victim {
     fn new(device: &Device) -> Victim {
         let copy = device.copy();
+        crate::world::set_key(&copy);
         copy.run("PRAGMA synchronous = OFF");
         let watch = copy.plain_connection();
         Victim { device: copy, watch, taken: 0 }

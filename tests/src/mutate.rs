@@ -4,6 +4,7 @@ use fastrand::Rng;
 use rmpv::Value;
 use sync_shared::envelope::{self, Kind, Message, HEADER};
 use sync_shared::message::{Delta, Notice, PullRequest, PushReply, PushRequest};
+use sync_shared::signed;
 
 /// Nesting that is looked into; deeper bytes are taken for a blob.
 const DEPTH: usize = 24;
@@ -38,7 +39,17 @@ pub fn bytes(rng: &mut Rng, bytes: &[u8]) -> Vec<u8> {
 
 /// Changes one to four fields of a message, wherever they are nested; pieces of `other`, a message too, may take their place.
 /// Both without compression; one that cannot be read is changed byte by byte.
+///
+/// Of a signed answer mostly the message is changed, and the signatures stay in front of it.
 pub fn fields(rng: &mut Rng, message: &[u8], other: &[u8]) -> Vec<u8> {
+    if let Ok(Some(signed)) = signed::split(message) {
+        if rng.u8(..4) == 0 {
+            return bytes(rng, message);
+        }
+        let other = signed::split(other).ok().flatten().map_or(other, |other| other.message);
+        let changed = fields(rng, signed.message, other);
+        return signed::join(&signed.asked, &signed.signatures, &changed);
+    }
     let (Some(mut body), Some(other)) = (tree(message), tree(other)) else { return bytes(rng, message) };
     for _ in 0..rng.usize(1..5) {
         change(rng, &mut body, &other);
@@ -51,6 +62,9 @@ pub fn fields(rng: &mut Rng, message: &[u8], other: &[u8]) -> Vec<u8> {
 
 /// The same message with its body as it is before compression; None if it is not one.
 pub fn uncompressed(message: &[u8]) -> Option<Vec<u8>> {
+    if let Some(signed) = signed::split(message).ok()? {
+        return Some(signed::join(&signed.asked, &signed.signatures, &uncompressed(signed.message)?));
+    }
     let body = match envelope::kind(message).ok()? {
         Kind::PullRequest => body(message, |_: &mut PullRequest| ()),
         Kind::PushRequest => body(message, |_: &mut PushRequest| ()),

@@ -247,7 +247,13 @@ BEGIN
     IF NOT FOUND THEN
         RETURN;
     END IF;
-    PERFORM sync.move_in();
+    -- The push that does it may keep its transaction open: then there is nothing else to be done before it ends.
+    BEGIN
+        PERFORM sync.move_in();
+    EXCEPTION WHEN lock_not_available THEN
+        RAISE WARNING 'rules cannot be read again while somebody keeps locks on tables of the schema sync or on a table that is synced: this is tried again';
+        RETURN;
+    END;
     PERFORM sync.refuse_subscribed();
     PERFORM sync.expire_records();
     PERFORM sync.prune_history();

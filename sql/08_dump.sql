@@ -102,8 +102,9 @@ COMMENT ON FUNCTION sync.has_moved() IS 'Whether rules wait for being read again
 
 -- Everything that was read under the ids of another database is read again. After pg_upgrade and in a copied database the tables are
 -- there and only functions have other ids; after a dump there is nothing but what was carried.
+-- No lock is waited for longer than a second: a push that does this may be kept open, and others must not hang behind it.
 CREATE FUNCTION sync.move_in() RETURNS void
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s' AS $$
 DECLARE
     here CONSTANT text := sync.home();
     rel regclass;

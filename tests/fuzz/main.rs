@@ -24,6 +24,8 @@ use sync_tests::mutate;
 
 /// After so many different failures the rest is not worth running.
 const ENOUGH_FAILURES: usize = 20;
+/// Larger inputs are left to the tests of limits: they take the time of thousands of small ones, and grow from one another.
+const INPUT_BYTES: usize = 2 << 20;
 /// Address space of a worker, and of each process of its server.
 const MEMORY_KIB: u64 = 4 << 20;
 /// How a worker ends that has seen failures.
@@ -185,7 +187,9 @@ impl Worker<'_> {
             let recent = inputs.len().saturating_sub(if rng.bool() { 50 } else { usize::MAX });
             let (one, other) = (&inputs[rng.usize(recent..inputs.len())], &inputs[rng.usize(..inputs.len())]);
             let input = if rng.u8(..4) == 0 { mutate::bytes(&mut rng, one) } else { mutate::fields(&mut rng, one, other) };
-            self.attempt(input);
+            if input.len() <= INPUT_BYTES {
+                self.attempt(input);
+            }
             if self.tried.is_multiple_of(256) {
                 self.corpus.set_tried(before + self.tried).expect("the corpus can be written");
             }

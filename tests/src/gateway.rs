@@ -7,6 +7,7 @@ use sha2::Sha256;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// What tokens are signed with.
@@ -99,6 +100,7 @@ fn base64url(bytes: &[u8]) -> String {
 /// A running gateway, which ends with this value.
 pub struct Gateway {
     process: Child,
+    said: Arc<Mutex<String>>,
     /// Where it listens.
     pub address: SocketAddr,
 }
@@ -130,11 +132,22 @@ impl Gateway {
             let said = process.wait_with_output().map_err(|e| e.to_string())?;
             return Err(String::from_utf8_lossy(&said.stderr).into_owned());
         };
-        if let Some(mut errors) = process.stderr.take() {
+        let said = Arc::new(Mutex::new(String::new()));
+        if let Some(errors) = process.stderr.take() {
             // Read, or it would stop at a full pipe.
-            std::thread::spawn(move || std::io::copy(&mut errors, &mut std::io::sink()));
+            let said = said.clone();
+            std::thread::spawn(move || {
+                for line in BufReader::new(errors).lines().map_while(Result::ok) {
+                    said.lock().expect("nobody panics with it").push_str(&(line + "\n"));
+                }
+            });
         }
-        Ok(Gateway { process, address })
+        Ok(Gateway { process, said, address })
+    }
+
+    /// Its log so far; nothing where `PG_SYNC_KEEP` shows it.
+    pub fn said(&self) -> String {
+        self.said.lock().expect("nobody panics with it").clone()
     }
 
     /// The process's number.

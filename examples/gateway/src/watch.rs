@@ -61,7 +61,7 @@ pub async fn run(gateway: Arc<Gateway>) {
 
 /// What an error says, with what Postgres said.
 fn told(error: &tokio_postgres::Error) -> String {
-    error.as_db_error().map_or_else(|| error.to_string(), |db| format!("{} {}", db.code().code(), db.message()))
+    error.as_db_error().map_or_else(|| error.to_string(), |db| format!("{} {}", db.code().code(), db.message().escape_debug()))
 }
 
 /// Ends when nobody is connected any more.

@@ -12,8 +12,10 @@ mod changes;
 mod head;
 mod reads;
 
+use crate::error::raise;
 use crate::identity::asking_user;
-use crate::pull::buckets_of;
+use crate::pull::{buckets_of, PATIENCE_MS};
+use crate::push::subtransaction::unless_locked;
 use crate::render::pinned;
 use crate::snapshot::{self, Snapshot};
 use crate::wal;
@@ -127,5 +129,9 @@ fn everything(now: Snapshot) -> News {
 #[pg_extern(stable)]
 fn my_buckets(request: Option<&[u8]>) -> Vec<pgrx::Uuid> {
     let user = asking_user();
-    pinned(|| buckets_of(&user, request)).into_iter().map(|id| pgrx::Uuid::from_bytes(id.0)).collect()
+    // Whoever may write to a table that members read may keep it locked.
+    let found = pinned(|| unless_locked(PATIENCE_MS, || buckets_of(&user, request)));
+    let locked = "sync.my_buckets: a table that members read is locked and cannot be read now: ask again";
+    let buckets = found.unwrap_or_else(|| raise(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE, locked));
+    buckets.into_iter().map(|id| pgrx::Uuid::from_bytes(id.0)).collect()
 }

@@ -42,7 +42,7 @@ use sync_shared::hash::{BucketId, SetDigest};
 use sync_shared::message::{BatchId, Delta, EntryId, Notice, NoticeKind, PullRequest};
 
 /// How long one lock is waited for, in milliseconds: a device that asks again costs less than a writer who waits for it.
-const PATIENCE_MS: i32 = 500;
+pub const PATIENCE_MS: i32 = 500;
 /// The priority that is above all others.
 const ALL: u8 = u8::MAX;
 

@@ -227,6 +227,28 @@ fn nobody_else_learns_which_buckets_change() {
     assert!(channel(&served.db).len() > 36);
 }
 
+/// The same lock, where a user's buckets are looked up.
+#[test]
+fn looking_up_buckets_waits_for_no_lock_that_somebody_keeps() {
+    let served = served(Cluster::shared());
+    served.lists(1);
+    let (mut client, mut holder) = (served.db.connect_as(&served.relay), served.db.connect());
+    client.batch_execute("SET statement_timeout = '15s'").expect("a limit");
+    let before = buckets_of(&mut client, &served, "user1");
+    assert!(!before.is_empty());
+    holder.batch_execute("BEGIN; LOCK TABLE member IN ACCESS EXCLUSIVE MODE").expect("locked");
+    let begin = Instant::now();
+    let mut transaction = client.transaction().expect("a transaction");
+    transaction.execute("SELECT sync.authenticate($1)", &[&served.token("user1")]).expect("a token");
+    let error = transaction.query_one("SELECT sync.my_buckets()", &[]).expect_err("locked");
+    assert_eq!(error.code().map(|code| code.code()), Some("55P03"), "{}", describe(&error));
+    assert!(describe(&error).contains("ask again"), "{}", describe(&error));
+    assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+    transaction.rollback().expect("an end");
+    holder.batch_execute("COMMIT").expect("an end");
+    assert_eq!(buckets_of(&mut client, &served, "user1"), before);
+}
+
 /// Whoever may write to a table may lock it, and keep the lock.
 #[test]
 fn a_lock_that_somebody_keeps_is_not_waited_for_and_none_is_kept() {

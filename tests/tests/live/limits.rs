@@ -139,6 +139,84 @@ fn an_address_has_so_many_connections_and_no_more() {
     }
 }
 
+/// Whoever asks how it is, however often, and with whatever token, costs the database one look a second.
+#[test]
+fn asking_how_it_is_costs_the_database_next_to_nothing() {
+    let served = served(Cluster::shared());
+    served.db.run(
+        "ALTER FUNCTION sync.head() RENAME TO head_itself; CREATE SEQUENCE asked; CREATE FUNCTION sync.head() RETURNS text
+         LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN PERFORM nextval('public.asked'); RETURN sync.head_itself(); END $$",
+    );
+    let gateway = served.gateway(&[]);
+    let begin = Instant::now();
+    let asking: Vec<_> = (0..4)
+        .map(|_| {
+            let mut stream = TcpStream::connect(gateway.address).expect("a connection");
+            std::thread::spawn(move || {
+                (0..200)
+                    .for_each(|_| assert_eq!(ask(&mut stream, "GET", "/healthz", "junk", b"").expect("an answer").status, 200));
+            })
+        })
+        .collect();
+    asking.into_iter().for_each(|thread| thread.join().expect("all are answered"));
+    let looks: i64 = served.db.connect().query_one("SELECT last_value FROM asked", &[]).expect("a number").get(0);
+    let most = begin.elapsed().as_secs() as i64 + 1;
+    assert!((1..=most).contains(&looks), "{looks} looks in {:?}", begin.elapsed());
+}
+
+/// Operators who come too many at once wait, and devices do not.
+#[test]
+fn the_address_of_operators_has_so_many_connections_and_no_more() {
+    let served = served(Cluster::shared());
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let operators = free.local_addr().expect("its address");
+    drop(free);
+    let gateway = served.gateway(&["--metrics-listen", &operators.to_string()]);
+    let open = || {
+        let stream = TcpStream::connect(operators).expect("a connection");
+        stream.set_read_timeout(Some(Duration::from_millis(500))).expect("a limit");
+        stream
+    };
+    let mut well: Vec<_> = (0..64).map(|_| open()).collect();
+    for stream in &mut well {
+        assert_eq!(ask(stream, "GET", "/metrics", "", b"").expect("an answer").status, 200);
+    }
+    let mut late = open();
+    ask(&mut late, "GET", "/metrics", "", b"").expect_err("it waits");
+    assert_eq!(gateway.ask("GET", "/healthz", "", b"").expect("an answer").status, 200);
+    well.pop();
+    late.set_read_timeout(Some(SOON)).expect("a limit");
+    assert_eq!(read(&mut late).expect("an answer").status, 200);
+}
+
+/// What a user's data makes Postgres say is one line of the gateway's log.
+#[test]
+fn nobody_writes_lines_of_their_own_into_the_log() {
+    let served = served(Cluster::shared());
+    served.lists(1);
+    served.db.run(
+        "CREATE FUNCTION told() RETURNS int LANGUAGE plpgsql STABLE AS $$
+         BEGIN RAISE EXCEPTION E'over\\nsync-gateway: forged\\r\\x1b[2J' USING ERRCODE = 'P0001'; END $$;
+         SELECT sync.create_bucket('bad', members => 'SELECT list_id + public.told() FROM public.member WHERE user_id = sync.user_id()');
+         SELECT sync.add_table('bad', 'list', key => 'id')",
+    );
+    let gateway = served.gateway(&[]);
+    let device = Device::new("user1");
+    let reply = gateway.ask("POST", "/sync/pull", &served.token("user1"), &device.pull_request()).expect("an answer");
+    assert_eq!((reply.status, reply.text().contains("forged")), (500, false));
+    // Of a client's own the log has nothing at all.
+    let forged = format!("{}%0async-gateway: forged", served.token("user1"));
+    gateway.ask("POST", "/sync/pull%0async-gateway:%20forged", &forged, b"x").expect("an answer");
+    let deadline = Instant::now() + SOON;
+    while !gateway.said().contains("P0001") {
+        assert!(Instant::now() < deadline, "it is not in the log");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let said = gateway.said();
+    assert!(said.contains("over\\nsync-gateway: forged\\r"), "{said}");
+    assert!(said.lines().all(|line| !line.starts_with("sync-gateway: forged") && !line.contains('\u{1b}')), "{said}");
+}
+
 #[test]
 fn a_pull_is_small() {
     let served = served(Cluster::shared());

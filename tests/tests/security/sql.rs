@@ -1,7 +1,8 @@
 //! What somebody with a login of the database and nothing else can do: nothing.
 
+use postgres::Client;
 use sync_shared::hash::{bucket_id, SetDigest};
-use sync_shared::message::{Delta, Differ, Notice, PartRanges, PartSum, PullRequest, PushRequest};
+use sync_shared::message::{Delta, Differ, Notice, PartRanges, PartSum, PullRequest, PushReply, PushRequest, PushState};
 use sync_shared::ranges::RangeSums;
 use sync_shared::{envelope, row, Value};
 use sync_tests::compare::{assert_alike, server_rows, server_value};
@@ -64,6 +65,43 @@ fn a_transaction_that_is_kept_open_does_not_stop_maintenance() {
     server.batch_execute("SELECT sync.maintain(), sync.maintain()").expect("maintained");
     assert_eq!(server_value(&mut server, "SELECT count(*) FROM sync.verified WHERE at < now() - interval '1 day'"), "0");
     assert_eq!(server_value(&mut server, "SELECT string_agg(DISTINCT state, ' ') FROM sync.entry"), "ready");
+}
+
+/// The first push after a restore reads the rules again: its transaction may be kept open as well.
+#[test]
+fn a_first_push_after_a_restore_that_is_kept_open_does_not_stop_maintenance() {
+    let cluster = Cluster::shared();
+    let db = cluster.database();
+    db.run("CREATE TABLE note (id int PRIMARY KEY, body text); INSERT INTO note VALUES (1, 'x')");
+    db.run("SELECT sync.create_bucket('all'); SELECT sync.add_table('all', 'note'); SELECT sync.maintain()");
+    let copy = format!("{}_copy", db.name());
+    let mut postgres = cluster.connect("postgres", "postgres");
+    postgres.batch_execute(&format!("CREATE DATABASE {copy} TEMPLATE {}", db.name())).expect("copied");
+    let [mut server, mut push, mut other] = [(); 3].map(|()| cluster.connect(&copy, "postgres"));
+    let request = || {
+        let device = uuid::Uuid::new_v4();
+        envelope::encode(&PushRequest { device, batches: vec![], wants: vec![], held: vec![], differ: None }).expect("bytes")
+    };
+    let state = |client: &mut Client| {
+        let reply: Vec<u8> = client.query_one("SELECT sync.push($1)", &[&request()]).expect("an answer").get(0);
+        envelope::decode::<PushReply>(&reply).expect("a reply").state
+    };
+    assert_eq!(server_value(&mut server, "SELECT sync.has_moved()"), "t");
+    push.batch_execute("BEGIN").expect("begun");
+    assert_eq!(state(&mut push), PushState::Taken);
+    assert_eq!(server_value(&mut push, "SELECT sync.has_moved()"), "f", "it was done there");
+    for client in [&mut server, &mut other] {
+        client.batch_execute("SET statement_timeout = '20s'").expect("a limit");
+    }
+    server.batch_execute("SELECT sync.maintain()").expect("maintenance comes to an end");
+    assert_eq!(state(&mut other), PushState::NotNow, "and so do the pushes of others");
+    // Whoever keeps it open gives up, or is ended.
+    push.batch_execute("ROLLBACK").expect("an end");
+    server.batch_execute("SELECT sync.maintain()").expect("maintained");
+    assert_eq!(server_value(&mut server, "SELECT sync.has_moved()"), "f");
+    assert_eq!(state(&mut other), PushState::Taken);
+    drop((server, push, other));
+    postgres.batch_execute(&format!("DROP DATABASE {copy} WITH (FORCE)")).expect("dropped");
 }
 
 #[test]

@@ -1,9 +1,9 @@
 # The device's extension as an archive: `./dev static` and `./dev clients` read this file.
 
-# The extension as an archive to link into a program, target/release/static/libsqlite_sync.a. sqlite-loadable brings a second SQLite, to
+# The extension as an archive to link into a program, static/libsqlite_sync.a beside both libraries. sqlite-loadable brings a second SQLite, to
 # which nothing refers: so only what the entry point needs is taken, and no other symbol can be seen from outside.
 static_library() {
-    local dir=$root/target/release/static object
+    local dir=$libraries/static object
     cargo rustc --quiet --release --locked -p sqlite_sync --lib --crate-type staticlib
     [ "$dir/libsqlite_sync.a" -nt "$CARGO_TARGET_DIR/release/libsqlite_sync.a" ] && return 0
     mkdir -p "$dir"

@@ -26,6 +26,7 @@ const CODEC_NONE: u8 = 0;
 const CODEC_ZSTD: u8 = 1;
 /// Bodies below this size are not worth compressing, in bytes.
 const COMPRESS_FROM: usize = 256;
+/// What other levels need is not built: see .cargo/config.toml.
 const ZSTD_LEVEL: i32 = 1;
 
 /// What a message is. The numbers are the wire's.

@@ -75,7 +75,10 @@ pub struct World {
 impl World {
     pub fn new(writers: usize) -> World {
         static CLUSTER: OnceLock<Cluster> = OnceLock::new();
-        let cluster = CLUSTER.get_or_init(|| Cluster::start("max_connections = 120\nmax_prepared_transactions = 100\n"));
+        // A deadlock stops its transactions for so long, and those behind them: with the second that Postgres waits by itself a turn
+        // would tell how many deadlocks chance has brought.
+        let settings = "max_connections = 120\nmax_prepared_transactions = 100\ndeadlock_timeout = 20ms\n";
+        let cluster = CLUSTER.get_or_init(|| Cluster::start(settings));
         let db = cluster.database();
         db.run(SCHEMA);
         for table in TABLES {

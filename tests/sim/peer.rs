@@ -181,12 +181,13 @@ impl Peer {
             self.device.apply(&damaged(reply, link.rng)).expect_err("the device took a damaged message");
             assert!(before == dump(&self.device), "a damaged message changed something");
         }
+        // Before a stop, which may come too late to keep the reply from being applied.
+        if fate.times() > 0 {
+            first(self, link, reply);
+        }
         if link.lossy && link.rng.u8(..12) == 0 {
             link.counts.add("stops of devices", "applying");
             self.stop(link.rng, |device| drop(device.apply(reply)));
-        }
-        if fate.times() > 0 {
-            first(self, link, reply);
         }
         let mut more = None;
         for _ in 0..fate.times() {

@@ -9,7 +9,7 @@ use super::walk::Walk;
 use super::{sums, Server, ALL};
 use crate::catalog::{self, Entry};
 use crate::snapshot::{self, Snapshot};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use sync_shared::hash::BucketId;
 use sync_shared::limits;
 use sync_shared::message::{Delta, EntryId, PartChanges, PartSum, PullRequest};
@@ -45,7 +45,10 @@ impl Server {
             held.retain(|b| ids.binary_search(b).is_ok());
         }
         if running.is_none() {
-            delta.gone_entries = base.entries.iter().filter(|e| !entries.contains(e)).copied().collect();
+            // Also those of pages that an earlier pass has left staged: no cursor knows of them.
+            let had = base.entries.iter().copied().chain(request.ranges.iter().map(|part| part.entry));
+            let gone: BTreeSet<EntryId> = had.filter(|e| !entries.contains(e)).collect();
+            delta.gone_entries = gone.into_iter().collect();
         }
         let mut sources = self.sources(&entries);
         // What a device has of columns that it is only told of now is not known here.
